@@ -1,0 +1,71 @@
+# Each target sets itself up: the stamp makes the environment where it is missing, or older than a
+# pyproject.toml. PYTHON and VENV choose another one: `make test PYTHON=python3.13 VENV=.venvs/3.13`.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+PLUGINS := $(patsubst %/pyproject.toml,-e %,$(wildcard plugins/*/pyproject.toml))
+
+.PHONY: help setup demo test coverage test-all lint format type bench wheels check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.installed ## an environment in .venv with the project and its tools
+
+$(VENV)/.installed: $(PROJECTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -e '.[dev]' $(PLUGINS)
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	@$(PIP) install -e '.[bench]'
+	@touch $@
+
+demo: setup ## the tour of what the bus does
+	@$(BIN)/python -m examples.demo
+
+test: setup ## the tests, as fast as they go
+	@$(BIN)/python -m pytest -q
+
+coverage: setup ## the tests, and the lines and branches they leave out
+	@$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage report
+
+test-all: ## the tests on every CPython >= 3.11 of this machine
+	@.ci/interpreters | { failed=; while read -r version python; do \
+		echo "CPython $$version ($$python)"; \
+		$(MAKE) test PYTHON="$$python" VENV=".venvs/$$version" </dev/null || failed+=" $$version"; \
+	done; test -z "$$failed" || { echo "The tests failed on CPython$$failed." >&2; exit 1; }; }
+
+lint: setup ## style and formatting, looked at only
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check || { echo "Run: make format" >&2; exit 1; }
+
+format: setup ## style and formatting, mended where a tool can
+	@$(BIN)/ruff check --quiet --fix-only
+	@$(BIN)/ruff format --quiet
+
+type: setup ## the types, by mypy and by basedpyright
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/basedpyright --level error
+
+bench: $(VENV)/.bench ## speed, as ratios measured side by side in one run
+	@$(BIN)/python -m tests.benchmarks
+
+wheels: setup ## what a user installs: built, installed elsewhere, the examples run there
+	@.ci/wheels $(BIN)/python
+
+check: lint type coverage ## all that a change must pass here
+
+clean: ## away with environments, caches and builds
+	@rm -rf .venv .venvs build dist .coverage .coverage.* htmlcov
+	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""A typed event bus: decorated handlers, checked contracts, back pressure, on asyncio and trio."""
+
+__all__ = (
+    "BusClosed",
+    "BusStats",
+    "Clock",
+    "Context",
+    "ContractError",
+    "DeadlockError",
+    "DuplicateSubscription",
+    "EventBus",
+    "EventBusError",
+    "Events",
+    "FailedDelivery",
+    "HandlerTimeout",
+    "InvalidEvent",
+    "InvalidHandler",
+    "InvalidOption",
+    "InvalidPattern",
+    "InvalidTopic",
+    "Message",
+    "NoSubscribers",
+    "NotStarted",
+    "QueueFull",
+    "Receipt",
+    "RequestTopic",
+    "Router",
+    "SubscriptionStats",
+    "SystemClock",
+    "Topic",
+    "UnknownTopic",
+    "UnknownTransport",
+    "UnsupportedByTransport",
+    "handles",
+)
+
+from eventbus.bus import EventBus
+from eventbus.clock import Clock, SystemClock
+from eventbus.context import Context, FailedDelivery
+from eventbus.contracts import RequestTopic, Topic
+from eventbus.errors import (
+    BusClosed,
+    ContractError,
+    DeadlockError,
+    DuplicateSubscription,
+    EventBusError,
+    HandlerTimeout,
+    InvalidEvent,
+    InvalidHandler,
+    InvalidOption,
+    InvalidPattern,
+    InvalidTopic,
+    NoSubscribers,
+    NotStarted,
+    QueueFull,
+    UnknownTopic,
+    UnknownTransport,
+    UnsupportedByTransport,
+)
+from eventbus.events import Events
+from eventbus.message import Message, Receipt
+from eventbus.router import Router, handles
+from eventbus.stats import BusStats, SubscriptionStats

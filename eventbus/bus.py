@@ -1,0 +1,482 @@
+"""The bus: wiring and life cycle, no policy.
+
+Publishing is in `publisher.py`, registering in `router.py` and `registry.py`; on the other side of
+the task boundary `dispatch.py` takes over.
+"""
+
+__all__ = ("EventBus",)
+
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import Context as Variables
+from contextvars import ContextVar, copy_context
+from datetime import timedelta
+from enum import Enum, auto
+from inspect import Parameter
+from types import TracebackType
+from typing import Any, Generic, overload
+
+from anyio import CancelScope, CapacityLimiter, create_task_group, open_signal_receiver
+from anyio.abc import TaskGroup
+from typing_extensions import Self, TypeForm, TypeVar, Unpack
+
+from eventbus.clock import Clock, SystemClock
+from eventbus.context import FailedDelivery
+from eventbus.contracts import Contracts, Topic
+from eventbus.dispatch import run_worker
+from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
+from eventbus.events import Events
+from eventbus.middleware import Middleware, Policy, PublishMiddleware
+from eventbus.middleware.chain import check_middleware
+from eventbus.plugins import transport_for
+from eventbus.publisher import Publishing
+from eventbus.queue import Activity, Overflow
+from eventbus.registration import (
+    SUBSCRIBE_OPTIONS,
+    Registration,
+    SubscribeOptions,
+    check_options,
+    check_overflow,
+    check_positive,
+    patterns_of,
+)
+from eventbus.registry import Defaults, Registry
+from eventbus.router import Registering, Router, marked_methods
+from eventbus.stats import BusStats, read_bus
+from eventbus.subscription import Subscription, Worker
+from eventbus.timers import Timers
+from eventbus.watchdog import Watchdog
+
+C = TypeVar("C", default=Any)
+M = TypeVar("M")
+
+logger = logging.getLogger("eventbus")
+
+_serving: ContextVar[tuple[object, ...]] = ContextVar("eventbus_serving", default=())
+"""The buses whose handlers this code runs in."""
+
+
+class Phase(Enum):
+    """Where a bus is in its life."""
+
+    NEW = auto()
+    RUNNING = auto()
+    DRAINING = auto()
+    STOPPING = auto()
+    CLOSED = auto()
+
+
+class EventBus(Registering, Publishing, Generic[C]):
+    """A typed publish-subscribe bus.
+
+    Register handlers with `on`, at any time; run it with `async with`. Leaving the block normally
+    drains the bus: what is queued is handled, for `drain_timeout` seconds at most. Leaving it by an
+    exception or cancellation stops it at once. It can be started again, on either event loop.
+
+    Args:
+        url: Where messages go; `memory://` is this process.
+        contracts: A TypedDict class, topic or pattern to model. With it, no other topic is known.
+        middleware: What wraps every handler: middleware, and policies such as `Retry`.
+        publish_middleware: What wraps every publish.
+        queue_size: Places in the queue of each subscription that does not say itself.
+        overflow: What happens when they are taken, likewise.
+        drain_timeout: Seconds that leaving the block may take to finish what was accepted.
+        threads: How many handlers that are not async may run at once.
+        clock: Where the time comes from, for tests.
+        name: What the bus is called, in logs.
+
+    Example:
+        >>> bus = EventBus(middleware=[DeadLetter(), Retry(attempts=3), Timeout(5.0)])
+        >>> async with bus:
+        ...     await bus.publish(ORDER_CREATED, OrderCreated(order_id="o-1"))
+
+    Raises:
+        InvalidOption: An option has a value that cannot be used.
+        UnknownTransport: No installed transport serves the URL.
+        ContractError: The contracts contradict each other.
+    """
+
+    def __init__(
+        self,
+        url: str = "memory://",
+        *,
+        contracts: type[C] | None = None,
+        middleware: Sequence[Middleware | Policy] = (),
+        publish_middleware: Sequence[PublishMiddleware] = (),
+        queue_size: int = 1024,
+        overflow: Overflow = "block",
+        drain_timeout: float | timedelta = 30.0,
+        threads: int = 40,
+        clock: Clock | None = None,
+        name: str | None = None,
+    ) -> None:
+        check_positive("queue_size", queue_size)
+        check_positive("threads", threads)
+        check_overflow("overflow", overflow)
+        self.name = name or "eventbus"
+        self.clock: Clock = clock or SystemClock()
+        self.activity = Activity()
+        self._drain_seconds = _seconds("drain_timeout", drain_timeout)
+        self._timers = Timers(self.clock)
+        self._bus_transport = transport_for(url, self.clock, self._timers)
+        known = Contracts(contracts)
+        Publishing.__init__(self, self._bus_transport, known, self.clock, publish_middleware)
+        self._registry = Registry(
+            self,
+            self._bus_transport,
+            known,
+            Defaults(
+                queue_size=queue_size, overflow=overflow, middleware=check_middleware(middleware)
+            ),
+        )
+        self._phase = Phase.NEW
+        self._most_threads = threads
+
+    def __repr__(self) -> str:
+        return f"<EventBus {self.name!r}, {self._phase.name.lower()}>"
+
+    # --- who listens ------------------------------------------------------------------------
+
+    def register(self, registration: Registration) -> None:
+        """Add a handler with all that was said about it; `on` and `include` end here."""
+        self._registry.register(registration)
+        self.forget_routes()
+
+    def include(
+        self, router_or_object: object, /, *, prefix: str = "", name: str | None = None
+    ) -> None:
+        """Register the handlers of a `Router`, or an object's methods marked with `@handles`.
+
+        A router stays connected: handlers it gets later count too. The prefix goes before string
+        patterns; the name, before the names of an object's subscriptions.
+
+        Raises:
+            InvalidHandler: The object has no marked methods.
+            InvalidOption: `name=` was given for a router.
+            InvalidPattern, ContractError, UnknownTopic, DuplicateSubscription: As `on`.
+        """
+        if isinstance(router_or_object, Router):
+            if name is not None:
+                raise InvalidOption(f"name={name!r}: a router's handlers name themselves")
+            router_or_object.attach(lambda one: self.register(one.within(prefix, ())))
+            return
+        for registration in marked_methods(router_or_object):
+            self.register(registration.within(prefix, ()).named(name))
+
+    async def unsubscribe(self, handler_or_name: str | Callable[..., object], /) -> None:
+        """End subscriptions, by handler or by name; returns when their queues have been handled.
+
+        What is published from now on does not reach them. One handler of a group leaves it to the
+        others. Called from a handler, it does not wait. Cancelled, it has still been done.
+
+        Raises:
+            InvalidOption: Nothing of that name, or no such handler, is subscribed.
+        """
+        ending: list[Subscription] = []
+        for subscription, member in self._registry.find(handler_or_name):
+            if len(subscription.members) > 1 and handler_or_name != subscription.name:
+                subscription.retire(member)
+            else:
+                self._registry.close(subscription)
+                ending.append(subscription)
+        self.forget_routes()
+        for subscription in ending:
+            if self in _serving.get():
+                self._task_group.start_soon(self._forget_when_done, subscription)
+            else:
+                await self._forget_when_done(subscription)
+
+    @overload
+    def subscribe(
+        self, topic: Topic[M], /, **options: Unpack[SubscribeOptions[M]]
+    ) -> AbstractAsyncContextManager[Events[M]]: ...
+    @overload
+    def subscribe(
+        self,
+        pattern: str,
+        /,
+        *patterns: str,
+        model: TypeForm[M],
+        **options: Unpack[SubscribeOptions[M]],
+    ) -> AbstractAsyncContextManager[Events[M]]: ...
+    @overload
+    def subscribe(
+        self, pattern: str, /, *patterns: str, **options: Unpack[SubscribeOptions[Any]]
+    ) -> AbstractAsyncContextManager[Events[object]]: ...
+    def subscribe(
+        self,
+        *patterns: object,
+        model: object = Parameter.empty,
+        **options: Unpack[SubscribeOptions[Any]],
+    ) -> AbstractAsyncContextManager[Events[Any]]:
+        """Subscribe for the length of a block, and take the events by iteration.
+
+        It hears what is published inside the block. When the bus drains, iteration ends with what
+        is queued; neither `join` nor `drain` waits for it.
+
+        Example:
+            >>> async with bus.subscribe(ORDER_CREATED) as events:
+            ...     async for event in events: ...
+
+        Raises:
+            InvalidPattern, InvalidOption, ContractError, UnknownTopic, DuplicateSubscription: As
+                `on`.
+            NotStarted, BusClosed: The bus is not running.
+        """
+        texts, topics = patterns_of(patterns)
+        check_options(options, SUBSCRIBE_OPTIONS, "subscribe")
+        return self._subscribed(texts, topics, _model_of(topics, model), options)
+
+    # --- waiting ----------------------------------------------------------------------------
+
+    async def join(self) -> None:
+        """Wait until nothing is queued, running, retrying or waiting to be queued.
+
+        It does not wait for iterators. A checkpoint; cancelling it changes nothing.
+
+        Raises:
+            DeadlockError: Called by a handler of this bus, which would wait for itself.
+        """
+        self._refuse_handlers("join")
+        await self.activity.wait_idle()
+
+    async def drain(self) -> None:
+        """Refuse what is new and finish what was accepted: the first half of leaving the block.
+
+        Handlers may still publish. Gives up after `drain_timeout` seconds: retries due later are
+        abandoned at once. Final until the bus is started again; repeating it waits again.
+
+        Raises:
+            DeadlockError: Called by a handler of this bus, which would wait for itself.
+            NotStarted: The bus is not running.
+        """
+        self._refuse_handlers("drain")
+        if self._phase is Phase.NEW:
+            raise NotStarted("drain() ends a running bus: begin with `async with bus:`")
+        if self._phase is Phase.CLOSED:
+            return
+        self._enter(Phase.DRAINING)
+        self._bus_transport.set_deadline(self.clock.monotonic() + self._drain_seconds)
+        with self._patience():
+            await self.activity.wait_idle()
+        for subscription in self._registry.subscriptions.values():
+            if subscription.queue is not None:
+                subscription.queue.close()
+
+    async def run(self) -> None:
+        """Run until a signal: the first SIGINT or SIGTERM drains, the second stops.
+
+        Starts the bus unless it runs already.
+
+        Raises:
+            SystemExit: With code 1, after a second signal. After the first it returns, so that a
+                program ends with code 0.
+        """
+        async with AsyncExitStack() as stack:
+            if self._phase is not Phase.RUNNING:
+                await stack.enter_async_context(self)
+            with open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                await anext(signals)
+                with CancelScope() as draining:
+                    self._task_group.start_soon(_cancel_at_next, signals, draining)
+                    await self.drain()
+                if draining.cancelled_caught:
+                    raise SystemExit(1)
+
+    # --- what happened ----------------------------------------------------------------------
+
+    def stats(self) -> BusStats:
+        """Read the figures of the bus and of each subscription; also after it was closed."""
+        subscriptions = self._registry.subscriptions.values()
+        return read_bus(
+            self.published, self.unmatched, self._registry.ended, subscriptions, self.clock.now()
+        )
+
+    async def dead_letters(
+        self, subscription: str | None = None, *, limit: int = 100, before: str | None = None
+    ) -> list[FailedDelivery]:
+        """List dead letters, of one subscription or of all, newest first.
+
+        `before=` an id gives those that failed before that one: the next page.
+
+        Raises:
+            InvalidOption: A limit below 1, or an id that is not kept.
+        """
+        return self._bus_transport.list_dead_letters(subscription, limit=limit, before=before)
+
+    async def redrive(
+        self, subscription: str | None = None, *, ids: Sequence[str] | None = None
+    ) -> int:
+        """Send dead letters again, each to the subscription that failed alone, as attempt 1.
+
+        Waits for room. What is refused again, or whose subscription is gone, stays a dead letter.
+        Gives the number sent; cancelled, the rest stays.
+
+        Raises:
+            NotStarted, BusClosed: The bus is not running.
+        """
+        self.require_open()
+        return await self._bus_transport.redrive(subscription, ids)
+
+    async def purge_dead_letters(
+        self, subscription: str | None = None, *, ids: Sequence[str] | None = None
+    ) -> int:
+        """Forget dead letters: these ids, those of a subscription, or all. Gives how many."""
+        return self._bus_transport.purge_dead_letters(subscription, ids)
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Start the bus.
+
+        Raises:
+            ContractError: A handler fits none of the contracts that its pattern overlaps.
+            EventBusError: It is running already.
+        """
+        if self._phase not in {Phase.NEW, Phase.CLOSED}:
+            raise EventBusError(f"{self!r} is running already: enter it once at a time")
+        self._registry.begin()
+        self._threads = CapacityLimiter(self._most_threads)
+        self._watchdog = Watchdog(self.clock)
+        self._base = copy_context()
+        self._base.run(_serving.set, (*_serving.get(), self))
+        self._task_group: TaskGroup = create_task_group()
+        await self._task_group.__aenter__()
+        self._task_group.start_soon(self._timers.run)
+        self._task_group.start_soon(self._watchdog.run)
+        await self._bus_transport.__aenter__()
+        self._enter(Phase.RUNNING)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Drain the bus, or stop it at once if the block ended by an exception."""
+        try:
+            if error is None:
+                await self.drain()
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        self._enter(Phase.STOPPING)
+        self._task_group.cancel_scope.cancel()
+        try:
+            # No error is handed over: that of the block is to leave it as it is, not in a group.
+            await self._task_group.__aexit__(None, None, None)
+        finally:
+            self._timers.clear()
+            abandoned = sum(s.stop() for s in self._registry.subscriptions.values())
+            if abandoned:
+                logger.warning("%r ended with %d deliveries abandoned", self, abandoned)
+            await self._bus_transport.__aexit__(None, None, None)
+            self._enter(Phase.CLOSED)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self.forget_routes()
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        with CancelScope() as scope:
+            timer = self._timers.call_later(self._drain_seconds, scope.cancel, drop=scope.cancel)
+            try:
+                yield
+            finally:
+                self._timers.forget(timer)
+
+    @asynccontextmanager
+    async def _subscribed(
+        self,
+        patterns: tuple[str, ...],
+        topics: tuple[Topic[Any], ...],
+        model: object,
+        options: SubscribeOptions[Any],
+    ) -> AsyncIterator[Events[Any]]:
+        self.require_open()
+        subscription = self._registry.add_iterator(patterns, topics, model, options)
+        self.forget_routes()
+        try:
+            yield Events(subscription)
+        finally:
+            self._registry.close(subscription)
+            self._registry.forget(subscription)
+            self.forget_routes()
+
+    async def _forget_when_done(self, subscription: Subscription) -> None:
+        if subscription.queue is not None:
+            await subscription.queue.wait_finished()
+        self._registry.forget(subscription)
+
+    def _refuse_handlers(self, verb: str) -> None:
+        if self in _serving.get():
+            raise DeadlockError(
+                f"{verb}() in a handler of {self!r} would wait for that handler: call it from the "
+                "code that runs the bus"
+            )
+
+    # --- what its parts ask of it -----------------------------------------------------------
+
+    @property
+    def threads(self) -> CapacityLimiter:
+        """The limiter of handlers that are not async."""
+        return self._threads
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the bus is being stopped at once."""
+        return self._phase is Phase.STOPPING
+
+    @property
+    def keeps_routes(self) -> bool:
+        """Whether a route that was found stays good for other callers."""
+        return self._phase is Phase.RUNNING
+
+    def require_open(self) -> None:
+        """Raise unless the bus takes messages from this caller now.
+
+        Raises:
+            NotStarted: It has not been started.
+            BusClosed: It is closed; or draining, and the caller is no handler of it.
+        """
+        if self._phase is Phase.RUNNING:
+            return
+        if self._phase is Phase.NEW:
+            raise NotStarted(f"{self!r} is not running: publish inside `async with bus:`")
+        if self._phase is not Phase.DRAINING or self not in _serving.get():
+            raise BusClosed(f"{self!r} takes nothing new: publish before it drains or closes")
+
+    def spawn(self, worker: Worker) -> None:
+        """Start a worker in the bus's task group and in the context the bus was started in."""
+        base: Variables = self._base.copy()
+        base.run(self._task_group.start_soon, run_worker, worker)
+
+    def watch(self, worker: Worker, seconds: float) -> None:
+        """Look after a worker whose attempts have a time limit."""
+        self._watchdog.watch(worker, seconds)
+
+    def unwatch(self, worker: Worker) -> None:
+        """Look after a worker no more."""
+        self._watchdog.unwatch(worker)
+
+
+async def _cancel_at_next(signals: AsyncIterator[signal.Signals], scope: CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()
+
+
+def _model_of(topics: Sequence[Topic[Any]], model: object) -> object:
+    return Registration.begin(topics, Parameter.empty, {}).model if topics else model
+
+
+def _seconds(word: str, value: float | timedelta) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not seconds >= 0:
+        raise InvalidOption(f"{word}={value!r}: give seconds, 0 or more")
+    return seconds

@@ -1,0 +1,27 @@
+"""What wraps handlers and publishes: middleware, and the policies of an attempt."""
+
+__all__ = (
+    "CallNext",
+    "DeadLetter",
+    "Filter",
+    "Log",
+    "Middleware",
+    "Policy",
+    "PublishMiddleware",
+    "PublishNext",
+    "Retry",
+    "Timeout",
+)
+
+from eventbus.middleware.chain import (
+    CallNext,
+    Middleware,
+    Policy,
+    PublishMiddleware,
+    PublishNext,
+)
+from eventbus.middleware.dead_letter import DeadLetter
+from eventbus.middleware.filter import Filter
+from eventbus.middleware.log import Log
+from eventbus.middleware.retry import Retry
+from eventbus.middleware.timeout import Timeout

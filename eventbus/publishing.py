@@ -1,0 +1,119 @@
+"""What may be said beside the event when publishing, checked at the door."""
+
+__all__ = ("PublishOptions", "caused_by", "did_you_mean", "draft_message", "traits_of")
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TypedDict
+
+from eventbus.errors import InvalidOption
+from eventbus.message import Draft, Message, Traits, seal
+
+MAX_HEADERS = 64
+MAX_HEADER_NAME = 64
+MAX_HEADER_BYTES = 16 * 1024
+MAX_KEY_BYTES = 255
+MAX_ID_BYTES = 128
+_HEADER_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+class PublishOptions(TypedDict, total=False):
+    """The keyword arguments of `publish`.
+
+    `key` orders the message among those of the same key; `headers` travel beside the payload; `id`
+    replaces the generated one; `require=True` makes it an error that no subscription matches.
+    """
+
+    key: str | None
+    headers: Mapping[str, str] | None
+    id: str | None
+    require: bool
+
+
+_KNOWN = frozenset(PublishOptions.__annotations__)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Suggest the nearest known word, as the end of a sentence; empty if none is near."""
+    near = get_close_matches(word, sorted(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def draft_message(topic: str, payload: object, seconds: float, traits: Traits | None) -> Message:
+    """Write the envelope of what is published at that wall time, in seconds since the epoch."""
+    draft = Draft()
+    draft.topic = topic
+    draft.payload = payload
+    draft.seconds = seconds
+    draft.matched = None
+    draft.traits = traits
+    return seal(draft)
+
+
+def traits_of(options: PublishOptions) -> Traits | None:
+    """Check the options of one publish; None when they leave nothing to note.
+
+    Raises:
+        InvalidOption: An unknown option, or a key, header or id that cannot travel.
+    """
+    if not options:
+        return None
+    unknown = options.keys() - _KNOWN
+    if unknown:
+        word = min(unknown)
+        raise InvalidOption(
+            f"publish has no option {word!r}{did_you_mean(word, _KNOWN)} "
+            f"It takes {', '.join(sorted(_KNOWN))}"
+        )
+    _check_text("key", options.get("key"), MAX_KEY_BYTES)
+    _check_text("id", options.get("id"), MAX_ID_BYTES)
+    headers = options.get("headers")
+    if headers:
+        _check_headers(headers)
+    return Traits(id=options.get("id"), key=options.get("key"), headers=headers)
+
+
+def caused_by(cause: Message, traits: Traits | None) -> Traits:
+    """Note which message led to this one."""
+    traits = traits or Traits()
+    traits.causation_id = cause.id
+    traits.correlation_id = cause.correlation_id or cause.id
+    return traits
+
+
+def _check_text(what: str, text: str | None, most_bytes: int) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - at the door
+        raise InvalidOption(f"{what}={text!r} is no text: give a str")
+    if not text or _has_control(text) or len(text.encode(errors="replace")) > most_bytes:
+        raise InvalidOption(
+            f"{what}={text[:most_bytes]!r} cannot travel: give 1 to {most_bytes} bytes of text "
+            "without control characters"
+        )
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    if len(headers) > MAX_HEADERS:
+        raise InvalidOption(f"{len(headers)} headers: give at most {MAX_HEADERS}")
+    for name, value in headers.items():
+        _check_header(name, value)
+    size = sum(len(name) + len(value.encode()) for name, value in headers.items())
+    if size > MAX_HEADER_BYTES:
+        raise InvalidOption(f"headers of {size} bytes: give at most {MAX_HEADER_BYTES} in all")
+
+
+def _check_header(name: str, value: str) -> None:
+    if not name or len(name) > MAX_HEADER_NAME or not _HEADER_LETTERS.issuperset(name):
+        raise InvalidOption(
+            f"header name {name!r}: give 1 to {MAX_HEADER_NAME} characters of A-Z a-z 0-9 - _"
+        )
+    if not isinstance(value, str) or _has_control(value):  # pyright: ignore[reportUnnecessaryIsInstance] - at the door
+        raise InvalidOption(
+            f"header {name!r} has the value {value!r}: give text without control characters"
+        )
+
+
+def _has_control(text: str) -> bool:
+    return not text.isprintable() and any(unicodedata.category(c) in {"Cc", "Cs"} for c in text)

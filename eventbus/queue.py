@@ -1,0 +1,445 @@
+"""The bounded queue between publishers and the workers of one subscription.
+
+Short way
+    A publisher that finds `len(queue.items) < queue.limit` appends to `queue.items` and is done.
+    `limit` is 0 whenever anything else is needed: somebody to wake, somebody already waiting, a
+    policy that looks at each entry. Then `offer` decides.
+
+Back pressure
+    `size` counts what is queued and what is held (waiting retries, entries set aside behind their
+    key), not what is running. When nothing fits, the overflow policy speaks: `block` makes the
+    publisher wait, first come first served and overtaken by nobody; `fail` refuses; `drop_newest`
+    and `drop_oldest` lose one and count it; `latest` replaces the waiting entry of the same key.
+
+Waking
+    A parked worker is woken for an entry, never handed one: what is not taken stays queued, so a
+    worker cancelled after its wake-up loses nothing.
+
+Closing
+    A closed queue takes nothing more; what is in it can still be taken.
+"""
+
+__all__ = ("Activity", "DeliveryQueue", "Lanes", "Overflow", "Waiter", "wait_for_places")
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+from anyio import Event, TaskInfo, get_current_task
+from anyio.lowlevel import checkpoint
+
+from eventbus.errors import BusClosed
+
+T = TypeVar("T")
+
+Overflow: TypeAlias = Literal["block", "fail", "drop_newest", "drop_oldest", "latest"]
+
+
+class Activity:
+    """How many queues have work, and the wish to know when none has."""
+
+    __slots__ = ("_busy", "_idle")
+
+    def __init__(self) -> None:
+        self._busy = 0
+        self._idle: Event | None = None
+
+    def begin(self) -> None:
+        """Count one more queue with work."""
+        self._busy += 1
+
+    def end(self) -> None:
+        """Count one less; the last one wakes who waits."""
+        self._busy -= 1
+        if not self._busy and self._idle is not None:
+            self._idle.set()
+            self._idle = None
+
+    async def wait_idle(self) -> None:
+        """Wait for a moment at which no queue has work; a checkpoint in any case."""
+        await checkpoint()
+        if self._busy:
+            self._idle = self._idle or Event()
+            await self._idle.wait()
+
+
+class Waiter(Generic[T]):
+    """A publisher that waits with its entry for a place in one queue."""
+
+    __slots__ = ("_admitted", "_is_withdrawn", "_queue", "_task", "entry")
+
+    def __init__(self, queue: "DeliveryQueue[T]", entry: T) -> None:
+        self.entry = entry
+        self._queue = queue
+        self._task: TaskInfo = get_current_task()
+        self._admitted = Event()
+        self._is_withdrawn = False
+
+    def is_gone(self) -> bool:
+        """Tell whether the publisher was cancelled, even if it has not run since."""
+        return self._is_withdrawn or self._task.has_pending_cancellation()
+
+    def admit(self) -> None:
+        """Let the publisher go on."""
+        self._admitted.set()
+
+    def withdraw(self) -> None:
+        """Take the entry back, unless it has moved up already; idempotent."""
+        self._is_withdrawn = True
+        # Race: it may have been the last to wait while the worker is parked. Were the limit raised
+        # here without a look at that, later publishers would append and wake nobody.
+        self._queue.refill()
+
+    async def wait(self) -> None:
+        """Wait for the place.
+
+        Raises:
+            BusClosed: The bus stopped first; the entry did not reach this queue.
+        """
+        await self._admitted.wait()
+        if self._queue.is_stopped:
+            raise BusClosed("the bus stopped while this publish waited for room in a full queue")
+
+
+async def wait_for_places(waiters: Sequence[Waiter[T]]) -> None:
+    """Wait for all of them together; cancelled, what has not moved up is withdrawn.
+
+    Raises:
+        BusClosed: The bus stopped first.
+    """
+    try:
+        for waiter in waiters:
+            await waiter.wait()
+    except BaseException:
+        for waiter in waiters:
+            waiter.withdraw()
+        raise
+
+
+class DeliveryQueue(Generic[T]):
+    """A bounded FIFO of entries for one subscription; see the module for how it behaves.
+
+    `workers` is how many takers may be started, one at a time, by `start_worker`, when an entry
+    comes and none is idle. `items`, `limit` and `waiters` are public for the hot path alone.
+    """
+
+    __slots__ = (
+        "_activity",
+        "_finished",
+        "_idle",
+        "_is_busy",
+        "_key_of",
+        "_latest",
+        "_spare",
+        "_start_worker",
+        "_started",
+        "dropped",
+        "held",
+        "is_closed",
+        "is_stopped",
+        "items",
+        "limit",
+        "overflow",
+        "size",
+        "waiters",
+    )
+
+    def __init__(
+        self,
+        size: int,
+        overflow: Overflow = "block",
+        *,
+        workers: int = 0,
+        start_worker: Callable[[], None] = lambda: None,
+        key_of: Callable[[T], str | None] = lambda _: None,
+        activity: Activity | None = None,
+    ) -> None:
+        self.items: deque[T] = deque()
+        self.waiters: deque[Waiter[T]] = deque()
+        self.size = size
+        self.overflow: Overflow = overflow
+        self.held = 0
+        self.dropped = 0
+        self.is_closed = False
+        self.is_stopped = False
+        self._idle: deque[Event] = deque()
+        self._spare = workers
+        self._started = 0
+        self._start_worker = start_worker
+        self._key_of = key_of
+        self._latest: dict[str | None, T] | None = {} if overflow == "latest" else None
+        self._activity = activity
+        self._is_busy = False
+        self._finished: Event | None = None
+        self.limit = 0
+        self._update()
+
+    # --- publishers -----------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """Places taken: what is queued, waiting for a retry, or set aside behind its key."""
+        return len(self.items) + self.held
+
+    def has_room_for(self, entries: Sequence[T]) -> bool:
+        """Tell whether these would all be taken without waiting, refusing or dropping."""
+        if self.waiters:
+            return False
+        if self._latest is None:
+            return self.depth + len(entries) <= self.size
+        fresh = {self._key_of(entry) for entry in entries} - self._latest.keys()
+        return self.depth + len(fresh) <= self.size
+
+    def offer(self, entry: T) -> Waiter[T] | None:
+        """Take an entry the short way could not; where that needs waiting, give what to wait for.
+
+        A `fail` queue must have been asked for room first: here it drops, as nobody could be told.
+        """
+        if self.is_closed:
+            return None
+        if not self.waiters and (self.depth < self.size or self._replaces(entry)):
+            self._append(entry)
+            return None
+        return self._overflow(entry)
+
+    def offer_all(self, entries: Sequence[T]) -> list[Waiter[T]]:
+        """Take entries in their order, together where there is room for them together."""
+        waiters: list[Waiter[T]] = []
+        for index, entry in enumerate(entries):
+            if len(self.items) + len(entries) - index <= self.limit:
+                self.items.extend(entries[index:])
+                break
+            if (waiter := self.offer(entry)) is not None:
+                waiters.append(waiter)
+        return waiters
+
+    async def put(self, entry: T) -> None:
+        """Wait for room, whatever the policy, and take the entry; cancelled, it is not taken.
+
+        Raises:
+            BusClosed: The bus stopped first.
+        """
+        waiter = Waiter(self, entry)
+        self.waiters.append(waiter)
+        self.refill()
+        await wait_for_places([waiter])
+
+    def _overflow(self, entry: T) -> Waiter[T] | None:
+        if self.overflow in {"block", "latest"}:
+            waiter = Waiter(self, entry)
+            self.waiters.append(waiter)
+            self._update()
+            return waiter
+        self.dropped += 1
+        if self.overflow == "drop_oldest" and self.items:
+            self.items.popleft()
+            self._append(entry)
+        return None
+
+    def _append(self, entry: T) -> None:
+        if self._latest is not None:
+            key = self._key_of(entry)
+            is_new = key not in self._latest
+            self._latest[key] = entry
+            if not is_new:
+                self.dropped += 1
+                return
+        self.items.append(entry)
+        self._wake()
+
+    def _replaces(self, entry: T) -> bool:
+        return self._latest is not None and self._key_of(entry) in self._latest
+
+    # --- takers ---------------------------------------------------------------------------------
+
+    def take_nowait(self) -> T:
+        """Take the oldest entry and let a waiting publisher move up.
+
+        Raises:
+            IndexError: There is none.
+        """
+        entry = self.items.popleft()
+        if self._latest is not None:
+            entry = self._latest.pop(self._key_of(entry), entry)
+        if self.waiters:
+            self.refill()
+        return entry
+
+    async def wait(self) -> None:
+        """Park until there may be an entry, or the queue closes; wakes without a cause happen."""
+        if self.is_closed and not self.held:
+            return
+        wake_up = Event()
+        self._idle.append(wake_up)
+        self._update()
+        try:
+            await wake_up.wait()
+        except BaseException:
+            self._unpark(wake_up)
+            raise
+
+    def refill(self) -> None:
+        """Let waiting publishers move up, in the order they came, as far as there is room."""
+        while self.waiters:
+            waiter = self.waiters[0]
+            # Race: a publisher that is being cancelled has not run yet; its entry must not go out.
+            if waiter.is_gone():
+                self.waiters.popleft()
+            elif self.depth < self.size or self._replaces(waiter.entry):
+                self.waiters.popleft()
+                self._append(waiter.entry)
+                waiter.admit()
+            else:
+                break
+        self._update()
+
+    def _unpark(self, wake_up: Event) -> None:
+        if wake_up in self._idle:
+            self._idle.remove(wake_up)
+        elif self.items:
+            self._wake()  # the wake-up it was given goes on to the next
+        self._update()
+
+    def _wake(self) -> None:
+        if self._idle:
+            self._idle.popleft().set()
+        elif self._spare:
+            self._spare -= 1
+            self._started += 1
+            self._start_worker()
+        self._update()
+
+    # --- places kept ----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Keep a place for an entry that is neither queued nor running."""
+        self.held += 1
+        self._update()
+
+    def restore(self, entry: T) -> None:
+        """Put an entry back at the front, into the place that was kept for it."""
+        self.held -= 1
+        self.put_back(entry)
+
+    def put_back(self, entry: T) -> None:
+        """Put an entry at the front, whether there is room or not."""
+        if self._replaces(entry):  # a newer one of its key already waits
+            self.dropped += 1
+            self._update()
+            return
+        if self._latest is not None:
+            self._latest[self._key_of(entry)] = entry
+        self.items.appendleft(entry)
+        self._wake()
+
+    def release(self) -> None:
+        """Give up a kept place."""
+        self.held -= 1
+        self.refill()
+        if self.is_closed:
+            self.wake_all()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def add_worker(self) -> None:
+        """Allow one more taker to be started."""
+        self._spare += 1
+        self._update()
+
+    def worker_ended(self) -> None:
+        """Count a taker that has gone for good; the others look around whether they may go too."""
+        self._started -= 1
+        self.wake_all()
+
+    async def wait_finished(self) -> None:
+        """Wait until a closed queue is empty and its takers have gone."""
+        if self._is_working():
+            self._finished = self._finished or Event()
+            await self._finished.wait()
+
+    def wake_all(self) -> None:
+        """Wake every parked taker, so that it looks around."""
+        while self._idle:
+            self._idle.popleft().set()
+        self._update()
+
+    def close(self) -> None:
+        """Take nothing more; takers end when it is empty, waiting publishers go on; idempotent."""
+        self.is_closed = True
+        self._admit_all()
+        self.wake_all()
+
+    def stop(self) -> int:
+        """Close and forget what is in it; give the number of entries that will not be handled."""
+        self.is_stopped = True
+        abandoned = self.depth
+        self.items.clear()
+        self.held = 0
+        self.close()
+        return abandoned
+
+    def _admit_all(self) -> None:
+        while self.waiters:
+            self.waiters.popleft().admit()
+
+    def _update(self) -> None:
+        """Set `limit` and tell whether there is work: the one place, called at every change."""
+        has_shortcut = not (
+            self._idle or self._spare or self.waiters or self.is_closed or self._latest is not None
+        )
+        self.limit = self.size - self.held if has_shortcut else 0
+        is_busy = self._is_working() and not self.is_stopped
+        if is_busy is not self._is_busy:
+            self._is_busy = is_busy
+            self._tell(is_busy=is_busy)
+
+    def _is_working(self) -> bool:
+        return bool(self.depth or self.waiters or len(self._idle) < self._started)
+
+    def _tell(self, *, is_busy: bool) -> None:
+        if self._activity is not None:
+            (self._activity.begin if is_busy else self._activity.end)()
+        if self._finished is not None and not is_busy:
+            self._finished.set()
+
+
+class Lanes(Generic[T]):
+    """One key at a time: what comes behind a running or waiting entry of its key is set aside.
+
+    Entries set aside keep their place in the queue's size.
+    """
+
+    __slots__ = ("_behind", "_queue")
+
+    def __init__(self, queue: DeliveryQueue[T]) -> None:
+        self._queue = queue
+        self._behind: dict[str, deque[T] | None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._behind)
+
+    def enter(self, key: str, entry: T) -> bool:
+        """Enter the key's lane; if it is taken, the entry waits behind and the answer is False."""
+        if key not in self._behind:
+            self._behind[key] = None
+            return True
+        behind = self._behind[key]
+        if behind is None:
+            behind = self._behind[key] = deque()
+        behind.append(entry)
+        self._queue.hold()
+        return False
+
+    def leave(self, key: str) -> T | None:
+        """Leave the lane; who waited first behind inherits it, and is given to be restored."""
+        behind = self._behind.get(key)
+        if behind:
+            return behind.popleft()
+        self._behind.pop(key, None)
+        return None
+
+    def clear(self) -> list[T]:
+        """Empty all lanes; give what waited in them."""
+        waited = [entry for behind in self._behind.values() if behind for entry in behind]
+        self._behind.clear()
+        return waited

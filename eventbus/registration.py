@@ -1,0 +1,235 @@
+"""What is said when a handler is registered, checked at the door."""
+
+__all__ = (
+    "HandlerOptions",
+    "Invalid",
+    "Registration",
+    "SubscribeOptions",
+    "check_options",
+    "patterns_of",
+)
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from inspect import Parameter
+from operator import or_
+from typing import Any, Generic, Literal, TypeAlias, get_args
+
+from pydantic import BaseModel
+from typing_extensions import TypedDict, TypeVar
+
+from eventbus.context import Context
+from eventbus.contracts import Topic
+from eventbus.errors import InvalidHandler, InvalidOption, InvalidPattern
+from eventbus.handlers import HandlerShape, check_name, inspect_handler
+from eventbus.middleware.chain import Middleware, Policy, check_middleware
+from eventbus.publishing import did_you_mean
+from eventbus.queue import Overflow
+from eventbus.topics import check_pattern
+
+M = TypeVar("M")
+
+Invalid: TypeAlias = Literal["dead_letter", "skip"]
+
+
+class SubscribeOptions(TypedDict, Generic[M], total=False):
+    """The keyword arguments of `subscribe`; see `HandlerOptions`."""
+
+    name: str
+    where: Callable[[M], bool]
+    key: Callable[[M], str]
+    queue_size: int
+    overflow: Overflow
+    invalid: Invalid
+
+
+class HandlerOptions(SubscribeOptions[M], Generic[M], total=False):
+    """The keyword arguments of `on`.
+
+    `name` names the subscription; `group` names one whose handlers share its messages. `where`
+    holds back events, `key` orders them: one of a key at a time. `concurrency` handlers run at
+    once. `queue_size` and `overflow` override the bus's. `invalid="skip"` passes over payloads the
+    model refuses, which are dead letters otherwise. `middleware` wraps this handler, innermost.
+    `max_deliveries` bounds the attempts whatever `Retry` says.
+    """
+
+    group: str
+    concurrency: int
+    middleware: Sequence[Middleware | Policy]
+    max_deliveries: int
+
+
+HANDLER_OPTIONS = frozenset(HandlerOptions.__annotations__) | frozenset(
+    SubscribeOptions.__annotations__
+)
+SUBSCRIBE_OPTIONS = frozenset(SubscribeOptions.__annotations__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A handler with what was said about it. `model` is `Parameter.empty` if nothing was said."""
+
+    patterns: tuple[str, ...]
+    topics: tuple[Topic[Any], ...]
+    model: object
+    options: HandlerOptions[Any]
+    middleware: tuple[Middleware | Policy, ...] = ()
+    handler: Callable[..., object] = field(default=lambda: None)
+    shape: HandlerShape | None = None
+    default_name: str | None = None
+
+    def of(self, handler: Callable[..., object]) -> "Registration":
+        """Complete it with the handler, whose annotation tells the model if nothing else does.
+
+        Raises:
+            InvalidHandler: The function cannot be a handler, or not for this model.
+        """
+        is_open = self.model is Parameter.empty
+        shape = inspect_handler(handler, needs_annotation=is_open, context_type=Context)
+        model = shape.annotation if is_open else self.model
+        _refuse_other_model(handler, shape.annotation, model)
+        return replace(self, handler=handler, shape=shape, model=model)
+
+    def within(self, prefix: str, middleware: Sequence[Middleware | Policy]) -> "Registration":
+        """Put it into a router's scope: a prefix before its strings, middleware around it."""
+        if prefix and not self.topics:
+            patterns = tuple(check_pattern(f"{prefix}.{one}") for one in self.patterns)
+        else:
+            patterns = self.patterns
+        return replace(self, patterns=patterns, middleware=(*middleware, *self.middleware))
+
+    def named(self, prefix: str | None) -> "Registration":
+        """Put an object's name before the handler's own."""
+        if prefix is None:
+            return self
+        check_name(prefix)
+        own = self.options.get("name") or getattr(self.handler, "__name__", "handler")
+        if "group" in self.options:
+            return self
+        return replace(self, options={**self.options, "name": f"{prefix}.{own}"})
+
+    @classmethod
+    def begin(
+        cls, patterns: Sequence[object], model: object, options: HandlerOptions[Any]
+    ) -> "Registration":
+        """Check what was said to `on`, before there is a handler.
+
+        Raises:
+            InvalidPattern, InvalidOption: Something in it cannot be used.
+        """
+        texts, topics = patterns_of(patterns)
+        check_options(options, HANDLER_OPTIONS, "on")
+        if topics:
+            if model is not Parameter.empty:
+                raise InvalidOption(f"model={model!r}: a Topic says its model itself; leave it out")
+            model = reduce(or_, (topic.model for topic in topics))
+        middleware = check_middleware(options.get("middleware", ()))
+        return cls(
+            patterns=texts, topics=topics, model=model, options=options, middleware=middleware
+        )
+
+
+def patterns_of(given: Sequence[object]) -> tuple[tuple[str, ...], tuple[Topic[Any], ...]]:
+    """Check patterns: all of them strings, or all of them `Topic`s, which come back too.
+
+    Raises:
+        InvalidPattern: None, a mixture, or something that is no pattern.
+    """
+    if not given:
+        raise InvalidPattern("no pattern given: name at least one topic or pattern")
+    topics = tuple(one for one in given if isinstance(one, Topic))
+    if topics and len(topics) < len(given):
+        raise InvalidPattern(f"{given!r} mixes Topics and strings: register the handler twice")
+    if topics:
+        return tuple(topic.name for topic in topics), topics
+    return tuple(check_pattern(one) for one in dict.fromkeys(given)), ()  # type: ignore[arg-type] - it checks
+
+
+def check_options(options: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    """Check the options of `on` or `subscribe`.
+
+    Raises:
+        InvalidOption: An unknown option, or a value that cannot be used.
+    """
+    for word in options.keys() - known:
+        raise InvalidOption(
+            f"{where} has no option {word!r}{did_you_mean(word, known)} "
+            f"It takes {', '.join(sorted(known))}"
+        )
+    if "name" in options and "group" in options:
+        raise InvalidOption(
+            f"name={options['name']!r} and group={options['group']!r}: the group is the name, "
+            "leave `name` out"
+        )
+    for word, value in options.items():
+        _CHECKS.get(word, _accept)(word, value)
+
+
+def check_positive(word: str, value: object) -> None:
+    """Check a count.
+
+    Raises:
+        InvalidOption: It is no whole number of 1 or more.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidOption(f"{word}={value!r}: give a whole number of 1 or more")
+
+
+def check_overflow(word: str, value: object) -> None:
+    """Check an overflow policy.
+
+    Raises:
+        InvalidOption: There is none of that name.
+    """
+    _check_word(word, value, get_args(Overflow))
+
+
+def _check_word(word: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InvalidOption(
+            f"{word}={value!r}: give one of {', '.join(map(repr, known))}"
+            f"{did_you_mean(str(value), known)}"
+        )
+
+
+def _check_invalid(word: str, value: object) -> None:
+    _check_word(word, value, get_args(Invalid))
+
+
+def _check_callable(word: str, value: object) -> None:
+    if not callable(value):
+        raise InvalidOption(f"{word}={value!r}: give a function of the event")
+
+
+def _check_own_name(word: str, value: Any) -> None:
+    check_name(value)
+
+
+def _accept(word: str, value: object) -> None:
+    """Leave a value to who reads it."""
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], None]] = {
+    "name": _check_own_name,
+    "group": _check_own_name,
+    "where": _check_callable,
+    "key": _check_callable,
+    "concurrency": check_positive,
+    "queue_size": check_positive,
+    "max_deliveries": check_positive,
+    "overflow": check_overflow,
+    "invalid": _check_invalid,
+}
+
+
+def _refuse_other_model(handler: Callable[..., object], annotation: object, model: object) -> None:
+    """Refuse what a type checker would: a handler annotated with another model than it will get."""
+    both = (annotation, model)
+    if not all(isinstance(one, type) and issubclass(one, BaseModel) for one in both):
+        return
+    if not issubclass(model, annotation):  # type: ignore[arg-type] - both are classes, see above
+        raise InvalidHandler(
+            f"{getattr(handler, '__qualname__', handler)!r} takes {annotation!r}, but is "
+            f"registered for {model!r}: annotate the event with that model, or a base of it"
+        )

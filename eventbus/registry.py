@@ -1,0 +1,244 @@
+"""Who is subscribed: by name, with groups joined and contracts checked."""
+
+__all__ = ("Defaults", "Found", "Registry")
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from eventbus.contracts import Contracts, Schema, Topic, schema_of
+from eventbus.errors import DuplicateSubscription, InvalidOption
+from eventbus.handlers import check_name, default_name
+from eventbus.middleware import Middleware, Policy
+from eventbus.queue import Overflow
+from eventbus.registration import HandlerOptions, Registration, SubscribeOptions
+from eventbus.subscription import Counts, Host, Member, Options, Subscription
+from eventbus.transports.memory import MemoryTransport
+
+Found: TypeAlias = tuple[Subscription, Member]
+
+MAX_DELIVERIES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What the bus says where a subscription does not."""
+
+    queue_size: int
+    overflow: Overflow
+    middleware: tuple[Middleware | Policy, ...]
+
+
+class Registry:
+    """All subscriptions of a bus.
+
+    `ended` sums up those that are gone.
+    """
+
+    def __init__(
+        self, host: Host, transport: MemoryTransport, contracts: Contracts, defaults: Defaults
+    ) -> None:
+        self.subscriptions: dict[str, Subscription] = {}
+        self.ended = Counts()
+        self.checks_fit = contracts.is_closed
+        self._host = host
+        self._transport = transport
+        self._contracts = contracts
+        self._defaults = defaults
+        # One schema per model, shared: it is most of what an idle subscription would weigh.
+        self._schemas: dict[Schema[Any], Schema[Any]] = {}
+
+    def register(self, registration: Registration) -> None:
+        """Add a handler: to the group it names, else as a subscription of its own.
+
+        Raises:
+            ContractError, UnknownTopic: It contradicts what the topics carry.
+            DuplicateSubscription: Its explicit name is taken.
+            InvalidOption: It says otherwise than the group it joins.
+        """
+        assert registration.shape is not None  # noqa: S101 - complete registrations alone come here
+        options = registration.options
+        subscription = self._group_of(registration)
+        if subscription is None:
+            subscription = self._open(
+                self._name(registration),
+                registration.patterns,
+                registration.topics,
+                registration.model,
+                self._options(options, (*self._defaults.middleware, *registration.middleware)),
+                is_group="group" in options,
+            )
+        concurrency = options.get("concurrency", 1)
+        subscription.add_member(Member(registration.handler, registration.shape, concurrency))
+
+    def add_iterator(
+        self,
+        patterns: tuple[str, ...],
+        topics: tuple[Topic[Any], ...],
+        model: object,
+        options: SubscribeOptions[Any],
+    ) -> Subscription:
+        """Add a subscription that is read by iteration.
+
+        Raises:
+            ContractError, UnknownTopic, DuplicateSubscription: As `register`.
+        """
+        return self._open(
+            self._free_name(options.get("name"), "iterator"),
+            patterns,
+            topics,
+            model,
+            self._options(options, self._defaults.middleware),
+            is_group=False,
+        )
+
+    def find(self, handler_or_name: str | Callable[..., object]) -> list[Found]:
+        """Find the members that a name or a handler stands for.
+
+        Raises:
+            InvalidOption: There are none.
+        """
+        found = [
+            (subscription, member)
+            for subscription in self.subscriptions.values()
+            for member in subscription.members
+            if handler_or_name in (subscription.name, member.handler)
+        ]
+        if not found:
+            raise InvalidOption(
+                f"{handler_or_name!r} is not subscribed: give a handler, or a name out of "
+                f"{sorted(self.subscriptions)}"
+            )
+        return found
+
+    def close(self, subscription: Subscription) -> None:
+        """Route nothing more to a subscription; what is queued is still handled; idempotent."""
+        self._transport.close(subscription)
+        if subscription.queue is not None:
+            subscription.queue.close()
+
+    def forget(self, subscription: Subscription) -> None:
+        """Forget a closed subscription but for its figures; its name is free again."""
+        if self.subscriptions.pop(subscription.name, None) is not None:
+            subscription.stop()
+            self.ended.add(subscription.counts)
+
+    def begin(self) -> None:
+        """Check all that is registered against all contracts, and from now on each at once.
+
+        Raises:
+            ContractError: A subscription's model fits none of the contracts its patterns overlap.
+        """
+        for subscription in self.subscriptions.values():
+            self._check_fit(subscription)
+        self.checks_fit = True
+
+    # --- making one -------------------------------------------------------------------------
+
+    def _open(
+        self,
+        name: str,
+        patterns: tuple[str, ...],
+        topics: tuple[Topic[Any], ...],
+        model: object,
+        options: Options,
+        *,
+        is_group: bool,
+    ) -> Subscription:
+        for pattern in patterns:
+            self._contracts.admit(pattern)
+        for topic in topics:
+            self._contracts.learn(topic)
+        schema = self._shared(schema_of(model))
+        subscription = Subscription(
+            name, patterns, schema, options, self._host, is_group=is_group
+        )
+        if self.checks_fit:
+            self._check_fit(subscription)
+        subscription.source = self._transport.open(subscription)
+        self.subscriptions[name] = subscription
+        return subscription
+
+    def _options(
+        self,
+        given: HandlerOptions[Any] | SubscribeOptions[Any],
+        middleware: tuple[Middleware | Policy, ...],
+    ) -> Options:
+        return Options(
+            where=given.get("where"),
+            key=given.get("key"),
+            queue_size=given.get("queue_size", self._defaults.queue_size),
+            overflow=given.get("overflow", self._defaults.overflow),
+            skips_invalid=given.get("invalid") == "skip",
+            max_deliveries=_max_deliveries(given),
+            middleware=middleware,
+        )
+
+    def _check_fit(self, subscription: Subscription) -> None:
+        self._contracts.refuse_misfits(
+            subscription.name,
+            subscription.patterns,
+            subscription.schema,
+            silent=subscription.options.skips_invalid,
+        )
+
+    def _shared(self, schema: Schema[Any] | None) -> Schema[Any] | None:
+        return None if schema is None else self._schemas.setdefault(schema, schema)
+
+    # --- names and groups -------------------------------------------------------------------
+
+    def _name(self, registration: Registration) -> str:
+        options = registration.options
+        explicit = options.get("name") or options.get("group")
+        default = registration.default_name or default_name(registration.handler)
+        return self._free_name(explicit, default)
+
+    def _free_name(self, explicit: str | None, default: str) -> str:
+        if explicit is not None and explicit in self.subscriptions:
+            raise DuplicateSubscription(
+                f"a subscription is named {explicit!r} already: choose another name, or put both "
+                f"handlers into group={explicit!r} if they are to share its messages"
+            )
+        name, number = explicit or check_name(default), 1
+        while name in self.subscriptions:
+            number += 1
+            name = f"{default}-{number}"
+        return name
+
+    def _group_of(self, registration: Registration) -> Subscription | None:
+        """Find the group a registration joins; it must mean the same messages, handled alike."""
+        options = registration.options
+        group = self.subscriptions.get(options.get("group", ""))
+        if group is None or not group.is_group:
+            return None
+        told = self._options(options, (*self._defaults.middleware, *registration.middleware))
+        differs = [
+            word
+            for word, field in _SHARED_OPTIONS.items()
+            if word in options and getattr(told, field) != getattr(group.options, field)
+        ]
+        if set(registration.patterns) != set(group.patterns):
+            differs.append("patterns")
+        if self._shared(schema_of(registration.model)) != group.schema:
+            differs.append("model")
+        if differs:
+            raise InvalidOption(
+                f"group={group.name!r} exists with another {' and '.join(differs)}: its handlers "
+                "share messages, so say the same, leave the option out, or take another group"
+            )
+        return group
+
+
+_SHARED_OPTIONS = {
+    "where": "where",
+    "key": "key",
+    "queue_size": "queue_size",
+    "overflow": "overflow",
+    "invalid": "skips_invalid",
+    "max_deliveries": "max_deliveries",
+    "middleware": "middleware",
+}
+
+
+def _max_deliveries(given: HandlerOptions[Any] | SubscribeOptions[Any]) -> int:
+    return int(dict(given).get("max_deliveries", MAX_DELIVERIES))  # type: ignore[call-overload]

@@ -1,0 +1,252 @@
+"""Registering handlers: `on`, `handles`, and routers that group them."""
+
+__all__ = (
+    "MarksMethod",
+    "Registering",
+    "Registers",
+    "RegistersAnnotated",
+    "Router",
+    "handles",
+    "marked_methods",
+)
+
+from collections.abc import Callable, Iterator, Sequence
+from inspect import Parameter
+from typing import Any, Protocol, TypeVar, cast, overload
+
+from pydantic import BaseModel
+from typing_extensions import TypeForm, Unpack
+
+from eventbus.context import Context
+from eventbus.contracts import Topic
+from eventbus.errors import InvalidHandler, InvalidOption
+from eventbus.middleware import Middleware, Policy
+from eventbus.middleware.chain import check_middleware
+from eventbus.registration import HandlerOptions, Registration
+from eventbus.topics import check_pattern
+
+M = TypeVar("M")
+N = TypeVar("N")
+O = TypeVar("O")
+B = TypeVar("B", bound=BaseModel)
+R = TypeVar("R")
+S = TypeVar("S")
+M_contra = TypeVar("M_contra", contravariant=True)
+
+
+class Registers(Protocol[M]):
+    """Takes a handler `(event)` or `(event, context)` and gives it back."""
+
+    @overload
+    def __call__(self, handler: Callable[[M], R], /) -> Callable[[M], R]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[[M, Context[M]], R], /
+    ) -> Callable[[M, Context[M]], R]: ...
+
+
+class RegistersAnnotated(Protocol):
+    """Takes a handler whose annotation names the model; `dict`, `bytes`, `object` take all."""
+
+    @overload
+    def __call__(self, handler: Callable[[B], R], /) -> Callable[[B], R]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[[B, Context[B]], R], /
+    ) -> Callable[[B, Context[B]], R]: ...
+    @overload
+    def __call__(self, handler: Callable[[M], R], /) -> Callable[[M], R]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[[M, Context[M]], R], /
+    ) -> Callable[[M, Context[M]], R]: ...
+
+
+class MarksMethod(Protocol[M]):
+    """Takes a method `(self, event)` or `(self, event, context)` and gives it back."""
+
+    @overload
+    def __call__(self, method: Callable[[S, M], R], /) -> Callable[[S, M], R]: ...
+    @overload
+    def __call__(
+        self, method: Callable[[S, M, Context[M]], R], /
+    ) -> Callable[[S, M, Context[M]], R]: ...
+
+
+class Registering:
+    """What `EventBus` and `Router` share: the decorator `on`."""
+
+    def register(self, registration: Registration) -> None:
+        """Take a complete registration; each kind does with it what it must."""
+        raise NotImplementedError
+
+    @overload
+    def on(self, topic: Topic[M], /, **options: Unpack[HandlerOptions[M]]) -> Registers[M]: ...
+    @overload
+    def on(
+        self, topic: Topic[M], second: Topic[N], /, **options: Unpack[HandlerOptions[M | N]]
+    ) -> Registers[M | N]: ...
+    @overload
+    def on(
+        self,
+        topic: Topic[M],
+        second: Topic[N],
+        third: Topic[O],
+        /,
+        **options: Unpack[HandlerOptions[M | N | O]],
+    ) -> Registers[M | N | O]: ...
+    @overload
+    def on(
+        self,
+        pattern: str,
+        /,
+        *patterns: str,
+        model: TypeForm[M],
+        **options: Unpack[HandlerOptions[M]],
+    ) -> Registers[M]: ...
+    @overload
+    def on(
+        self, pattern: str, /, *patterns: str, **options: Unpack[HandlerOptions[Any]]
+    ) -> RegistersAnnotated: ...
+    def on(
+        self,
+        *patterns: object,
+        model: object = Parameter.empty,
+        **options: Unpack[HandlerOptions[Any]],
+    ) -> Any:
+        """Register a handler for topics or patterns; gives the function back unchanged.
+
+        The event arrives as an instance of the model: that of the `Topic`s, that of `model=`, or
+        the one the handler is annotated with. A parameter annotated `dict`, `Mapping`, `object`,
+        `bytes` or not at all gets the payload as it was published. A second parameter gets the
+        `Context`. Functions that are not async run in worker threads. See `HandlerOptions`.
+
+        Example:
+            >>> @bus.on("orders.*", model=OrderCreated)
+            ... async def audit(event: OrderCreated) -> None: ...
+
+        Raises:
+            InvalidPattern: Not a pattern, or strings and `Topic`s mixed.
+            InvalidOption: An unknown option, or a value that cannot be used.
+            InvalidHandler: The function cannot be a handler.
+            ContractError, UnknownTopic: It contradicts what the topics carry.
+            DuplicateSubscription: The explicit name is taken.
+        """
+        begun = Registration.begin(patterns, model, options)
+
+        def register(handler: Callable[..., object]) -> Callable[..., object]:
+            self.register(begun.of(handler))
+            return handler
+
+        return register
+
+
+class Router(Registering):
+    """A group of handlers under a prefix, with middleware of their own.
+
+    Include it in a bus or in another router, as often as wanted. It is live: handlers that come
+    later count too. The prefix goes before strings; a `Topic` names itself.
+
+    Example:
+        >>> orders = Router("orders", middleware=[Retry(attempts=5)])
+        >>> @orders.on("created", model=OrderCreated)
+        ... async def ship(event: OrderCreated) -> None: ...
+        >>> bus.include(orders)
+    """
+
+    def __init__(
+        self, prefix: str = "", *, middleware: Sequence[Middleware | Policy] = ()
+    ) -> None:
+        self._prefix = check_pattern(prefix) if prefix else ""
+        self._middleware = check_middleware(middleware)
+        self._registrations: list[Registration] = []
+        self._routers: list[tuple[Router, str]] = []
+        self._takers: list[Callable[[Registration], None]] = []
+
+    def register(self, registration: Registration) -> None:
+        """Keep a registration, and pass it on to where this router is included."""
+        scoped = registration.within(self._prefix, self._middleware)
+        for taker in self._takers:
+            taker(scoped)
+        self._registrations.append(scoped)
+
+    def include(self, router: "Router", /, *, prefix: str = "") -> None:
+        """Put another router's handlers into this one's scope, now and later.
+
+        Raises:
+            InvalidOption: The router would include itself.
+        """
+        if router is self or self in router.included():
+            raise InvalidOption(f"{router!r} would include itself: include it in one direction")
+        self._routers.append((router, prefix))
+        router.attach(lambda registration: self.register(registration.within(prefix, ())))
+
+    def included(self) -> "Iterator[Router]":
+        """Walk through the routers included here, at any depth."""
+        for router, _ in self._routers:
+            yield router
+            yield from router.included()
+
+    def attach(self, taker: Callable[[Registration], None]) -> None:
+        """Pass every registration on to a taker: those there are, and those to come."""
+        for registration in self._registrations:
+            taker(registration)
+        self._takers.append(taker)
+
+    def __repr__(self) -> str:
+        return f"Router({self._prefix!r})"
+
+
+_MARKS = "__eventbus_handles__"
+
+
+@overload
+def handles(topic: Topic[M], /, **options: Unpack[HandlerOptions[M]]) -> MarksMethod[M]: ...
+@overload
+def handles(
+    pattern: str, /, *patterns: str, model: TypeForm[M], **options: Unpack[HandlerOptions[M]]
+) -> MarksMethod[M]: ...
+def handles(
+    *patterns: object, model: object = Parameter.empty, **options: Unpack[HandlerOptions[Any]]
+) -> Any:
+    """Mark a method as a handler, to be registered by `bus.include(instance)`.
+
+    Takes what `on` takes, and may be repeated.
+
+    Raises:
+        InvalidPattern, InvalidOption: As `on`.
+    """
+    begun = Registration.begin(patterns, model, options)
+
+    def mark(method: Callable[..., object]) -> Callable[..., object]:
+        marks = (*getattr(method, _MARKS, ()), begun)
+        try:
+            setattr(method, _MARKS, marks)
+        except AttributeError:
+            raise InvalidHandler(f"{method!r} cannot be marked: mark a plain method") from None
+        return method
+
+    return mark
+
+
+def marked_methods(instance: object) -> list[Registration]:
+    """Find the handlers among an object's methods, bound to it, in the order of their definition.
+
+    Raises:
+        InvalidHandler: It has none.
+    """
+    found = {
+        name: getattr(instance, name)
+        for kind in reversed(type(instance).__mro__)
+        for name, member in vars(kind).items()
+        if hasattr(member, _MARKS)
+    }
+    if not found:
+        raise InvalidHandler(
+            f"{instance!r} has no handlers: mark its methods with @handles(...), or give a Router"
+        )
+    return [
+        begun.of(method)
+        for method in found.values()
+        for begun in cast("Sequence[Registration]", getattr(method, _MARKS))
+    ]

@@ -1,0 +1,136 @@
+"""Figures of a bus and its subscriptions, read at one moment."""
+
+__all__ = ("BusStats", "SubscriptionStats", "read_bus", "read_subscription")
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+from eventbus.message import Delivery
+from eventbus.subscription import Counts, Subscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionStats:
+    """What one subscription has done, and what waits for it.
+
+    `delivered` counts attempts started, `failed` attempts failed, `filtered` what `where=` or
+    middleware held back (never part of `succeeded`), `in_flight` handlers running. `queue_depth`
+    counts what is queued, waiting for a retry, or set aside behind its key; `lag` adds what blocked
+    publishers hold. `oldest_age` is in seconds, 0 when nothing is queued.
+    """
+
+    name: str
+    delivered: int
+    succeeded: int
+    failed: int
+    retried: int
+    dead_lettered: int
+    lost: int
+    dropped: int
+    invalid: int
+    filtered: int
+    abandoned: int
+    in_flight: int
+    queue_depth: int
+    queue_size: int
+    oldest_age: float
+    lag: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusStats:
+    """What a bus has done, the sum over subscriptions that ended included.
+
+    `published` counts messages accepted, `unmatched` those that no subscription wanted; the others
+    are sums over subscriptions, see `SubscriptionStats`.
+    """
+
+    published: int
+    unmatched: int
+    delivered: int
+    succeeded: int
+    failed: int
+    retried: int
+    dead_lettered: int
+    lost: int
+    dropped: int
+    invalid: int
+    filtered: int
+    abandoned: int
+    in_flight: int
+    subscriptions: Mapping[str, SubscriptionStats]
+
+
+_SUMMED = tuple(
+    field.name
+    for field in fields(BusStats)
+    if field.name not in {"published", "unmatched", "subscriptions"}
+)
+
+
+def read_subscription(subscription: Subscription, now: float) -> SubscriptionStats:
+    """Read the figures of one subscription, at that wall time."""
+    queue = subscription.queue
+    return SubscriptionStats(
+        name=subscription.name,
+        queue_depth=0 if queue is None else queue.depth,
+        queue_size=subscription.options.queue_size,
+        oldest_age=_oldest_age(subscription, now),
+        lag=0 if queue is None else queue.depth + len(queue.waiters),
+        **_figures(subscription),
+    )
+
+
+def read_bus(
+    published: int,
+    unmatched: int,
+    ended: Counts,
+    subscriptions: Iterable[Subscription],
+    now: float,
+) -> BusStats:
+    """Read the figures of a whole bus, at that wall time."""
+    each = {s.name: read_subscription(s, now) for s in subscriptions}
+    sums = _derived(ended, in_flight=0, uncounted=0)
+    for stats in each.values():
+        for name in _SUMMED:
+            sums[name] += getattr(stats, name)
+    return BusStats(published=published, unmatched=unmatched, subscriptions=each, **sums)
+
+
+def _figures(subscription: Subscription) -> dict[str, int]:
+    workers = subscription.workers
+    figures = _derived(
+        subscription.counts,
+        in_flight=sum(worker.current is not None for worker in workers),
+        uncounted=sum(worker.uncounted for worker in workers),
+    )
+    if subscription.queue is not None:
+        figures["dropped"] += subscription.queue.dropped
+    return figures
+
+
+def _derived(counts: Counts, *, in_flight: int, uncounted: int) -> dict[str, int]:
+    delivered = counts.started + uncounted - counts.skipped
+    unsuccessful = counts.failed + counts.filtered + counts.cancelled + in_flight
+    return {
+        "delivered": delivered,
+        "succeeded": delivered - unsuccessful,
+        "failed": counts.failed,
+        "retried": counts.retried,
+        "dead_lettered": counts.dead_lettered,
+        "lost": counts.lost,
+        "dropped": counts.dropped,
+        "invalid": counts.invalid,
+        "filtered": counts.skipped + counts.filtered,
+        "abandoned": counts.abandoned,
+        "in_flight": in_flight,
+    }
+
+
+def _oldest_age(subscription: Subscription, now: float) -> float:
+    queue = subscription.queue
+    if queue is None or not queue.items:
+        return 0.0
+    oldest = queue.items[0]
+    message = oldest.message if isinstance(oldest, Delivery) else oldest
+    return max(0.0, now - message.seconds)

@@ -1,0 +1,312 @@
+"""A subscription: who listens to what, with its own queue, workers and counters."""
+
+__all__ = ("Counts", "Host", "Member", "Options", "Subscription", "Worker")
+
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import Context as Variables
+from dataclasses import dataclass, field
+from operator import length_hint
+from typing import Any, Protocol
+
+from anyio import CancelScope, CapacityLimiter
+
+from eventbus.clock import Clock
+from eventbus.contracts import Schema, Topic
+from eventbus.errors import InvalidOption
+from eventbus.handlers import HandlerShape
+from eventbus.message import Entry, Message, delivery_of
+from eventbus.middleware import DeadLetter, Middleware, Policy, Retry, Timeout
+from eventbus.middleware.chain import innermost
+from eventbus.publishing import PublishOptions
+from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
+from eventbus.transports.base import Source
+
+
+_PLAIN_POLICIES = frozenset({"block", "fail", "drop_newest"})
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened to a subscription's messages since it was made."""
+
+    started: int = 0  # taken by a worker
+    skipped: int = 0  # of these, `where` said no
+    filtered: int = 0  # of these, middleware did not run the handler
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    lost: int = 0
+    invalid: int = 0
+    abandoned: int = 0
+    dropped: int = 0  # by queues that are gone; the living one counts its own
+
+    def add(self, other: "Counts") -> None:
+        """Add another's counts to these."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a subscription behaves, checked and with the bus's defaults filled in."""
+
+    where: Callable[[Any], bool] | None
+    key: Callable[[Any], str] | None
+    queue_size: int
+    overflow: Overflow
+    skips_invalid: bool
+    max_deliveries: int
+    middleware: tuple[Middleware | Policy, ...]
+
+
+class Host(Protocol):
+    """What a subscription asks of the bus it belongs to."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def activity(self) -> Activity: ...
+    @property
+    def threads(self) -> CapacityLimiter: ...
+    @property
+    def is_stopping(self) -> bool: ...
+
+    def spawn(self, worker: "Worker") -> None: ...
+    def watch(self, worker: "Worker", seconds: float) -> None: ...
+    def unwatch(self, worker: "Worker") -> None: ...
+    def prepare(
+        self, topic: Topic[Any] | str, event: object, options: PublishOptions, cause: Message
+    ) -> Message: ...
+    async def send(self, message: Message) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One handler of a subscription; a queue group has several, which share its messages."""
+
+    handler: Callable[..., Any]
+    shape: HandlerShape
+    concurrency: int = 1
+    is_retired: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One task that serves a subscription, as others see it."""
+
+    subscription: "Subscription"
+    member: Member
+    current: Entry | None = None
+    lane: str | None = None
+    scope: CancelScope | None = None
+    is_timed_out: bool = False
+    pristine: Variables | None = None
+    burst: Iterator[int] = field(default_factory=lambda: iter(()))
+    burst_size: int = 0
+    slice_ends: float = 0.0
+    is_simple: bool = False  # no context and no middleware
+    flaw: Exception | None = None  # what `key=` raised for the current entry
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        """How long an attempt may take, if bounded."""
+        return self.subscription.timeout_seconds
+
+    def begin_burst(self, size: int) -> Iterator[int]:
+        """Begin to handle that many entries, counted by the iterator that steps through them.
+
+        Reading the count from the iterator's progress saves 0.035 F against counting each.
+        """
+        self.flush()
+        self.burst_size = size
+        self.burst = iter(range(size))
+        return self.burst
+
+    @property
+    def uncounted(self) -> int:
+        """How many entries of the running burst have been started."""
+        return self.burst_size - length_hint(self.burst)
+
+    def flush(self) -> None:
+        """Move the burst's count to the subscription."""
+        self.subscription.counts.started += self.uncounted
+        self.burst_size = length_hint(self.burst)
+
+
+class Subscription:
+    """Patterns, model, handlers and options, with queue, workers and counters of its own.
+
+    The queue is made with the first message, so that one never used costs little. A subscription
+    without members is read by an iterator instead.
+    """
+
+    __slots__ = (
+        "concurrency",
+        "counts",
+        "host",
+        "is_closing",
+        "is_group",
+        "lanes",
+        "members",
+        "name",
+        "options",
+        "patterns",
+        "queue",
+        "schema",
+        "seen_dropped",
+        "source",
+        "timeout_seconds",
+        "workers",
+    )
+
+    source: Source  # set by who opens it at a transport, before anything is published
+
+    def __init__(
+        self,
+        name: str,
+        patterns: Sequence[str],
+        schema: Schema[Any] | None,
+        options: Options,
+        host: Host,
+        *,
+        is_group: bool,
+    ) -> None:
+        self.name = name
+        self.patterns = tuple(patterns)
+        self.schema = schema
+        self.options = options
+        self.host = host
+        self.is_group = is_group
+        self.is_closing = False
+        timeout = innermost(options.middleware, Timeout)
+        self.timeout_seconds = None if timeout is None else timeout.seconds
+        self.concurrency = 0
+        self.members: list[Member] = []
+        self.counts = Counts()
+        self.queue: DeliveryQueue[Entry] | None = None
+        self.lanes: Lanes[Entry] | None = None
+        self.workers: list[Worker] = []
+        self.seen_dropped = 0
+
+    # --- what its policies say --------------------------------------------------------------
+
+    @property
+    def retry(self) -> Retry | None:
+        """How failures are tried again, if at all."""
+        return innermost(self.options.middleware, Retry)
+
+    @property
+    def keeps_dead_letters(self) -> bool:
+        """Whether what it gives up on is kept."""
+        return innermost(self.options.middleware, DeadLetter) is not None
+
+    @property
+    def max_attempts(self) -> int:
+        """How often a delivery is attempted at most."""
+        retry = self.retry
+        return 1 if retry is None else min(retry.attempts, self.options.max_deliveries)
+
+    @property
+    def is_alone_at_queue(self) -> bool:
+        """Whether only one worker ever takes from the queue, and always the oldest."""
+        return self.concurrency == 1 and self.options.overflow in _PLAIN_POLICIES
+
+    # --- its messages ----------------------------------------------------------------------
+
+    def key_of(self, entry: Entry) -> str | None:
+        """Tell the key that orders an entry: `key=` of the event, else the message's own.
+
+        Raises:
+            InvalidOption: `key=` gave something that is no text; also whatever it raises itself.
+        """
+        if self.options.key is None:
+            return entry.key if isinstance(entry, Message) else entry.message.key
+        key: object = self.options.key(entry.payload)
+        if isinstance(key, str):
+            return key
+        raise InvalidOption(f"key= of subscription {self.name!r} gave {key!r}: return a str")
+
+    def take_lagged(self, queue: DeliveryQueue[Entry]) -> int:
+        """Tell how many messages were dropped since this was last asked."""
+        lagged = queue.dropped - self.seen_dropped
+        self.seen_dropped = queue.dropped
+        return lagged
+
+    def prepare(
+        self, topic: Topic[Any] | str, event: object, options: PublishOptions, cause: Message
+    ) -> Message:
+        """Check what a handler publishes, and write its message."""
+        return self.host.prepare(topic, event, options, cause)
+
+    # --- its life --------------------------------------------------------------------------
+
+    def ready_queue(self) -> DeliveryQueue[Entry]:
+        """Give the queue, made now if this is the first message since the bus started."""
+        if self.queue is None:
+            self.queue = DeliveryQueue(
+                self.options.queue_size,
+                self.options.overflow,
+                workers=self.concurrency,
+                start_worker=self._start_worker,
+                key_of=self._slot_of,
+                activity=self.host.activity if self.members else None,
+            )
+            self.lanes = Lanes(self.queue)
+            self.seen_dropped = 0
+        return self.queue
+
+    def add_member(self, member: Member) -> None:
+        """Let one more handler share the messages."""
+        self.members.append(member)
+        self.concurrency += member.concurrency
+        if self.queue is not None:
+            for _ in range(member.concurrency):
+                self.queue.add_worker()
+
+    def retire(self, member: Member) -> None:
+        """Let a handler go after what it is doing now; the others go on."""
+        self.members.remove(member)
+        self.concurrency -= member.concurrency
+        member.is_retired = True
+        if self.queue is not None:
+            self.queue.wake_all()
+
+    def stop(self) -> int:
+        """Forget queue and workers; give the number of entries that will not be handled."""
+        abandoned = sum(worker.current is not None for worker in self.workers)
+        for worker in self.workers:
+            worker.flush()
+        self.counts.cancelled += abandoned
+        self.workers.clear()
+        if self.queue is not None:
+            abandoned += self.queue.stop()
+            self.counts.dropped += self.queue.dropped
+            self.queue = self.lanes = None
+        self.counts.abandoned += abandoned
+        return abandoned
+
+    def leave_lane(self, key: str) -> None:
+        """Open a key's lane for the next behind, which goes to the front of the queue."""
+        if self.queue is None or self.lanes is None:
+            return
+        behind = self.lanes.leave(key)
+        if behind is not None:
+            self.queue.restore(delivery_of(behind).in_lane(key))
+
+    def _start_worker(self) -> None:
+        worker = Worker(self, self._next_member())
+        self.workers.append(worker)
+        self.host.spawn(worker)
+
+    def _next_member(self) -> Member:
+        running = [worker.member for worker in self.workers]
+        return next(m for m in self.members if running.count(m) < m.concurrency)
+
+    def _slot_of(self, entry: Entry) -> str | None:
+        try:
+            return self.key_of(entry)
+        except Exception:  # noqa: BLE001 - the delivery itself will fail with it, at the worker
+            return None
+
+

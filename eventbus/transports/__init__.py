@@ -1,0 +1,3 @@
+"""What carries messages between publishers and subscriptions."""
+
+__all__ = ()
