@@ -8,19 +8,24 @@ __all__ = ("EventBus",)
 
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from contextvars import Context as Variables
 from contextvars import ContextVar, copy_context
 from datetime import timedelta
 from enum import Enum, auto
 from inspect import Parameter
 from types import TracebackType
-from typing import Any, Generic, overload
+from typing import Any, Generic, Self, overload
 
 from anyio import CancelScope, CapacityLimiter, create_task_group, open_signal_receiver
 from anyio.abc import TaskGroup
-from typing_extensions import Self, TypeForm, TypeVar, Unpack
+from typing_extensions import TypeForm, TypeVar, Unpack
 
 from eventbus.clock import Clock, SystemClock
 from eventbus.context import FailedDelivery
@@ -383,7 +388,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         self.forget_routes()
 
     @contextmanager
-    def _patience(self) -> Iterator[None]:
+    def _patience(self) -> Generator[None]:
         with CancelScope() as scope:
             timer = self._timers.call_later(self._drain_seconds, scope.cancel, drop=scope.cancel)
             try:
@@ -398,7 +403,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         topics: tuple[Topic[Any], ...],
         model: object,
         options: SubscribeOptions[Any],
-    ) -> AsyncIterator[Events[Any]]:
+    ) -> AsyncGenerator[Events[Any]]:
         self.require_open()
         subscription = self._registry.add_iterator(patterns, topics, model, options)
         self.forget_routes()

@@ -35,7 +35,10 @@ class SystemClock:
     # The functions themselves, not wrappers: the bus stamps every message, and a wrapper is 0.1 F.
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
-    sleep = staticmethod(anyio.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait that many seconds."""
+        await anyio.sleep(seconds)
 
 
 # How long work takes, whatever clock the bus was given: a hand-driven one stands still meanwhile.

@@ -65,15 +65,25 @@ class Origin(Protocol):
     """What a context asks of the subscription it was delivered to."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
     @property
-    def patterns(self) -> Sequence[str]: ...
+    def patterns(self) -> Sequence[str]:
+        """What it listens to."""
+        ...
+
     @property
-    def max_attempts(self) -> int: ...
+    def max_attempts(self) -> int:
+        """How often a delivery is attempted at most."""
+        ...
 
     def prepare(
         self, topic: Topic[Any] | str, event: object, options: PublishOptions, cause: Message
-    ) -> Message: ...
+    ) -> Message:
+        """Check what a handler publishes, and write its message."""
+        ...
 
 
 class Context(Generic[M_co]):

@@ -109,6 +109,7 @@ class Topic(Generic[M]):
         Raises:
             InvalidEvent: The data is neither an instance of the model, nor a mapping or JSON bytes
                 that validate.
+            ContractError: The model refers to a name that is not defined.
         """
         if self._schema is None:
             return data  # type: ignore[return-value] # what is raw is not looked at
@@ -244,12 +245,14 @@ class Schema(Generic[M]):
         self._validator = cast("_Validator[M]", self._adapter.validator)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schema) and self.model == cast("Schema[object]", other).model
+        return isinstance(other, Schema) and _is_same(
+            self.model, cast("Schema[object]", other).model
+        )
 
     def __hash__(self) -> int:
         try:
-            return hash(self.model)
-        except TypeError:  # such as Annotated with a list among its notes
+            return hash(_bare(self.model))
+        except TypeError:  # what is noted inside it need not be hashable
             return hash(type(self.model))
 
     def __repr__(self) -> str:
@@ -293,16 +296,20 @@ def _adapter(model: TypeForm[M]) -> TypeAdapter[M]:
         return TypeAdapter(model)
     except PydanticUserError as error:
         raise ContractError(
-            f"pydantic cannot validate into {formatannotation(model)}; use a BaseModel class, or "
-            "dict to take payloads as they were published"
+            f"pydantic cannot validate into {formatannotation(model)}: {_first_line(error)}; use a "
+            "BaseModel class, or dict to take payloads as they were published"
         ) from error
+
+
+def _first_line(error: PydanticUserError) -> str:
+    return error.message.partition("\n")[0].rstrip(".")
 
 
 def _refusal(topic: str, model: str, event: object, error: ValidationError) -> str:
     flaws = [_flaw(**flaw) for flaw in error.errors(include_url=False)]
     unsaid = len(flaws) - _MOST_FLAWS
     return (
-        f"a {type(event).__name__} published to {topic!r} is no valid {model}: "
+        f"{topic!r} carries {model}, and this {type(event).__name__} is none: "
         f"{'; '.join(flaws[:_MOST_FLAWS])}{f' and {unsaid} more' if unsaid > 0 else ''}; publish "
         "an instance of the model, or a mapping or JSON bytes that validate"
     )
@@ -520,7 +527,7 @@ def _governor(contracts: Iterable[_Contract]) -> _Contract | None:
 def _allows(known: _Contract, topic: Topic[Any]) -> bool:
     """A topic may narrow what a pattern says of it, and only repeat what is said of its name."""
     if is_literal(known.pattern):
-        return bool(known.model == topic.model)
+        return _is_same(known.model, topic.model)
     return _holds(known.model, topic.model)
 
 
@@ -537,10 +544,16 @@ def fits(model: object, contract: object) -> bool:
     """Tell whether a handler of the model can take every event of the contract's model.
 
     It can when it takes the same model, a base of it or a union that holds it, or when each field
-    that the model requires is a field of the contract's, of an assignable type. What takes payloads
-    as they were published takes everything, and so does every model where the contract is raw.
+    that the model requires is a field of the contract's, of an assignable type, and no optional one
+    would always be refused. What takes payloads as they were published takes everything, and so
+    does every model where the contract is raw.
     """
     return _is_raw(model) or _is_raw(contract) or _takes(model, contract, frozenset())
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Compare two models. Notes count by their text: pydantic's `Field` equals nothing else."""
+    return one == other or (_bare(one) == _bare(other) and repr(one) == repr(other))
 
 
 def _holds(model: object, other: object) -> bool:
@@ -571,18 +584,12 @@ def _takes_one(target: object, source: object, assumed: _Pairs) -> bool:
     if target == source or target in _ANYTHING or source is Any:
         return True
     if get_origin(source) is Literal:
-        return _takes_literal(target, get_args(source))
+        return isclass(target) and isinstance(get_args(source)[0], target)
     if _is_model(target) and _is_model(source) and not issubclass(source, target):
         return (target, source) in assumed or _takes_fields(
             target, source, assumed | {(target, source)}
         )
     return (target, source) == (float, int) or _takes_generic(target, source, assumed)
-
-
-def _takes_literal(target: object, values: Sequence[object]) -> bool:
-    if get_origin(target) is Literal:
-        return set(values) <= set(get_args(target))
-    return isclass(target) and all(isinstance(value, target) for value in values)
 
 
 def _takes_generic(target: object, source: object, assumed: _Pairs) -> bool:
@@ -597,18 +604,18 @@ def _takes_generic(target: object, source: object, assumed: _Pairs) -> bool:
 
 def _takes_fields(target: type[BaseModel], source: type[BaseModel], assumed: _Pairs) -> bool:
     theirs = _fields(source)
-    return all(
-        _takes_field(name, ours, theirs, assumed)
-        for name, ours in _fields(target).items()
-        if ours.is_required()
-    )
+    return all(_takes_field(name, ours, theirs, assumed) for name, ours in _fields(target).items())
 
 
 def _takes_field(
     name: str, ours: FieldInfo, theirs: Mapping[str, FieldInfo], assumed: _Pairs
 ) -> bool:
+    """Compare one field: of what is optional, it is enough that something would pass."""
     found = next((theirs[one] for one in _attributes(name, ours) if one in theirs), None)
-    return found is not None and _takes(ours.annotation, found.annotation, assumed)
+    if found is None:
+        return not ours.is_required()
+    needed = all if ours.is_required() else any
+    return needed(_takes(ours.annotation, one, assumed) for one in _members(found.annotation))
 
 
 def _attributes(name: str, field: FieldInfo) -> Sequence[str]:
@@ -624,8 +631,10 @@ def _fields(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
 
 
 def _members(annotation: object) -> Sequence[object]:
-    """Give the members of a union, or the one type that it is, without notes and other names."""
+    """Give the members of a union or `Literal`, or the one type, without notes and other names."""
     bare = _bare(annotation)
+    if get_origin(bare) is Literal:
+        return tuple(Literal[value] for value in get_args(bare))
     if get_origin(bare) in (Union, UnionType):
         return tuple(chain.from_iterable(map(_members, get_args(bare))))
     return (bare,)

@@ -20,7 +20,7 @@ from contextvars import copy_context
 from enum import Enum, auto
 from functools import partial
 from inspect import isawaitable, iscoroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from anyio import CancelScope, get_cancelled_exc_class, to_thread
 from anyio.lowlevel import checkpoint
@@ -109,15 +109,15 @@ async def _serve_plain(worker: Worker, queue: DeliveryQueue[Entry], call: Call) 
     subscription = worker.subscription
     where = subscription.options.where
     items, waiters, take = queue.items, queue.waiters, queue.items.popleft
-    pristine = worker.pristine
     while await _has_work(worker, queue):
         if not _suits_plain(worker):
             return Ending.UNSUITED
         for _ in worker.begin_burst(min(len(items), BURST)):
-            if not items:  # Race: a handler that joined the group meanwhile took it.
+            try:
+                worker.current = entry = take()
+            except IndexError:  # Race: a handler that joined the group meanwhile took it.
                 subscription.counts.started -= 1
                 break
-            worker.current = entry = take()
             if waiters:
                 queue.refill()
             try:
@@ -125,23 +125,26 @@ async def _serve_plain(worker: Worker, queue: DeliveryQueue[Entry], call: Call) 
                     await call(entry.payload)
                 else:
                     subscription.counts.skipped += 1
-            except BaseException as error:
-                _raise_cancellation(error)
-                if worker.is_timed_out:
-                    return Ending.OVERDUE
-                await fail(worker, entry, error)
-                if subscription.lanes:  # a retry waits: what has its key must stay behind it
-                    break
-            if worker.is_timed_out:
-                return Ending.LATE
-            # 25 ns: against a copied context per delivery, which is a task per delivery.
-            if copy_context() != pristine:
-                return Ending.TAINTED
+            except BaseException as error:  # noqa: BLE001 - raises again what is no failure
+                ending = await _fail_plain(worker, entry, error)
+                if ending is not None:
+                    return ending
+            # 25 ns for the contexts, where a task of its own per delivery would cost 3,000.
+            if worker.is_timed_out or copy_context() != worker.pristine:
+                return _ending_after_success(worker)
     return Ending.FINISHED
 
 
+async def _fail_plain(worker: Worker, entry: Entry, error: BaseException) -> Ending | None:
+    _raise_cancellation(error)
+    if worker.is_timed_out:
+        return Ending.OVERDUE
+    await fail(worker, entry, error)
+    # A retry may wait now, and what has its key must stay behind it: this loop knows no keys.
+    return Ending.UNSUITED if worker.subscription.lanes else None
+
+
 async def _serve_carefully(worker: Worker, queue: DeliveryQueue[Entry], link: CallNext) -> Ending:
-    subscription = worker.subscription
     while await _has_work(worker, queue):
         if _suits_plain(worker):
             return Ending.UNSUITED
@@ -152,16 +155,18 @@ async def _serve_carefully(worker: Worker, queue: DeliveryQueue[Entry], link: Ca
             if not _enter_lane(worker, entry):
                 continue
             worker.current = entry
-            subscription.counts.started += 1
+            worker.subscription.counts.started += 1
             attempt = await deliver(worker, queue, entry, link)
             if attempt is Attempt.OVERDUE:
                 return Ending.OVERDUE
             _leave_lane(worker, attempt)
-            if worker.is_timed_out:
-                return Ending.LATE
-            if copy_context() != worker.pristine:
-                return Ending.TAINTED
+            if worker.is_timed_out or copy_context() != worker.pristine:
+                return _ending_after_success(worker)
     return Ending.FINISHED
+
+
+def _ending_after_success(worker: Worker) -> Ending:
+    return Ending.LATE if worker.is_timed_out else Ending.TAINTED
 
 
 async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
@@ -209,7 +214,7 @@ async def deliver(
         await link(context)
         for message in context.outbox or ():
             await subscription.host.send(message)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - raises again what is no failure
         _raise_cancellation(error)
         return Attempt.OVERDUE if worker.is_timed_out else await fail(worker, entry, error)
     if not context.is_handled:
@@ -292,7 +297,8 @@ def _raise_cancellation(error: BaseException) -> None:
         return
     if isinstance(error, BaseExceptionGroup):
         # A task group of the handler's gathers our cancellation with errors it caused: those go.
-        raise error.subgroup(get_cancelled_exc_class()) or error
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        raise group.subgroup(get_cancelled_exc_class()) or group
     raise error
 
 

@@ -3,7 +3,7 @@
 __all__ = ("Events",)
 
 from collections.abc import AsyncIterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from anyio.lowlevel import checkpoint
 

@@ -19,7 +19,15 @@ Closing
     A closed queue takes nothing more; what is in it can still be taken.
 """
 
-__all__ = ("Activity", "DeliveryQueue", "Lanes", "Overflow", "Waiter", "wait_for_places")
+__all__ = (
+    "DROPPING",
+    "Activity",
+    "DeliveryQueue",
+    "Lanes",
+    "Overflow",
+    "Waiter",
+    "wait_for_places",
+)
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,6 +41,9 @@ from eventbus.errors import BusClosed
 T = TypeVar("T")
 
 Overflow: TypeAlias = Literal["block", "fail", "drop_newest", "drop_oldest", "latest"]
+
+DROPPING = frozenset({"drop_newest", "drop_oldest"})
+"""The policies under which nobody ever waits or is refused."""
 
 
 class Activity:

@@ -11,10 +11,8 @@ __all__ = (
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from inspect import Parameter
-from operator import or_
-from typing import Any, Generic, Literal, TypeAlias, get_args
+from typing import Any, Generic, Literal, TypeAlias, TypeGuard, Union, cast, get_args
 
 from pydantic import BaseModel
 from typing_extensions import TypedDict, TypeVar
@@ -123,7 +121,7 @@ class Registration:
         if topics:
             if model is not Parameter.empty:
                 raise InvalidOption(f"model={model!r}: a Topic says its model itself; leave it out")
-            model = reduce(or_, (topic.model for topic in topics))
+            model = Union[tuple(topic.model for topic in topics)]  # noqa: UP007 - made at run time
         middleware = check_middleware(options.get("middleware", ()))
         return cls(
             patterns=texts, topics=topics, model=model, options=options, middleware=middleware
@@ -138,12 +136,12 @@ def patterns_of(given: Sequence[object]) -> tuple[tuple[str, ...], tuple[Topic[A
     """
     if not given:
         raise InvalidPattern("no pattern given: name at least one topic or pattern")
-    topics = tuple(one for one in given if isinstance(one, Topic))
+    topics = tuple(cast("Topic[object]", one) for one in given if isinstance(one, Topic))
     if topics and len(topics) < len(given):
         raise InvalidPattern(f"{given!r} mixes Topics and strings: register the handler twice")
     if topics:
         return tuple(topic.name for topic in topics), topics
-    return tuple(check_pattern(one) for one in dict.fromkeys(given)), ()  # type: ignore[arg-type] - it checks
+    return tuple(check_pattern(cast("str", one)) for one in dict.fromkeys(given)), ()
 
 
 def check_options(options: Mapping[str, Any], known: frozenset[str], where: str) -> None:
@@ -225,11 +223,14 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
 
 def _refuse_other_model(handler: Callable[..., object], annotation: object, model: object) -> None:
     """Refuse what a type checker would: a handler annotated with another model than it will get."""
-    both = (annotation, model)
-    if not all(isinstance(one, type) and issubclass(one, BaseModel) for one in both):
+    if not (_is_model(annotation) and _is_model(model)):
         return
-    if not issubclass(model, annotation):  # type: ignore[arg-type] - both are classes, see above
+    if not issubclass(model, annotation):
         raise InvalidHandler(
             f"{getattr(handler, '__qualname__', handler)!r} takes {annotation!r}, but is "
             f"registered for {model!r}: annotate the event with that model, or a base of it"
         )
+
+
+def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -4,7 +4,7 @@ __all__ = ("Defaults", "Found", "Registry")
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from eventbus.contracts import Contracts, Schema, Topic, schema_of
 from eventbus.errors import DuplicateSubscription, InvalidOption
@@ -150,9 +150,7 @@ class Registry:
         for topic in topics:
             self._contracts.learn(topic)
         schema = self._shared(schema_of(model))
-        subscription = Subscription(
-            name, patterns, schema, options, self._host, is_group=is_group
-        )
+        subscription = Subscription(name, patterns, schema, options, self._host, is_group=is_group)
         if self.checks_fit:
             self._check_fit(subscription)
         subscription.source = self._transport.open(subscription)
@@ -170,7 +168,7 @@ class Registry:
             queue_size=given.get("queue_size", self._defaults.queue_size),
             overflow=given.get("overflow", self._defaults.overflow),
             skips_invalid=given.get("invalid") == "skip",
-            max_deliveries=_max_deliveries(given),
+            max_deliveries=cast("HandlerOptions[Any]", given).get("max_deliveries", MAX_DELIVERIES),
             middleware=middleware,
         )
 
@@ -238,7 +236,3 @@ _SHARED_OPTIONS = {
     "max_deliveries": "max_deliveries",
     "middleware": "middleware",
 }
-
-
-def _max_deliveries(given: HandlerOptions[Any] | SubscribeOptions[Any]) -> int:
-    return int(dict(given).get("max_deliveries", MAX_DELIVERIES))  # type: ignore[call-overload]

@@ -27,7 +27,7 @@ from eventbus.topics import check_pattern
 
 M = TypeVar("M")
 N = TypeVar("N")
-O = TypeVar("O")
+P = TypeVar("P")
 B = TypeVar("B", bound=BaseModel)
 R = TypeVar("R")
 S = TypeVar("S")
@@ -91,10 +91,10 @@ class Registering:
         self,
         topic: Topic[M],
         second: Topic[N],
-        third: Topic[O],
+        third: Topic[P],
         /,
-        **options: Unpack[HandlerOptions[M | N | O]],
-    ) -> Registers[M | N | O]: ...
+        **options: Unpack[HandlerOptions[M | N | P]],
+    ) -> Registers[M | N | P]: ...
     @overload
     def on(
         self,
@@ -154,9 +154,7 @@ class Router(Registering):
         >>> bus.include(orders)
     """
 
-    def __init__(
-        self, prefix: str = "", *, middleware: Sequence[Middleware | Policy] = ()
-    ) -> None:
+    def __init__(self, prefix: str = "", *, middleware: Sequence[Middleware | Policy] = ()) -> None:
         self._prefix = check_pattern(prefix) if prefix else ""
         self._middleware = check_middleware(middleware)
         self._registrations: list[Registration] = []

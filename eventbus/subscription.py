@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context as Variables
 from dataclasses import dataclass, field
 from operator import length_hint
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from anyio import CancelScope, CapacityLimiter
 
@@ -20,7 +20,6 @@ from eventbus.middleware.chain import innermost
 from eventbus.publishing import PublishOptions
 from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
 from eventbus.transports.base import Source
-
 
 _PLAIN_POLICIES = frozenset({"block", "fail", "drop_newest"})
 
@@ -64,21 +63,46 @@ class Host(Protocol):
     """What a subscription asks of the bus it belongs to."""
 
     @property
-    def clock(self) -> Clock: ...
-    @property
-    def activity(self) -> Activity: ...
-    @property
-    def threads(self) -> CapacityLimiter: ...
-    @property
-    def is_stopping(self) -> bool: ...
+    def clock(self) -> Clock:
+        """Where the time comes from."""
+        ...
 
-    def spawn(self, worker: "Worker") -> None: ...
-    def watch(self, worker: "Worker", seconds: float) -> None: ...
-    def unwatch(self, worker: "Worker") -> None: ...
+    @property
+    def activity(self) -> Activity:
+        """Where queues with work are counted."""
+        ...
+
+    @property
+    def threads(self) -> CapacityLimiter:
+        """The limiter of handlers that are not async."""
+        ...
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the bus is being stopped at once."""
+        ...
+
+    def spawn(self, worker: "Worker") -> None:
+        """Start a worker."""
+        ...
+
+    def watch(self, worker: "Worker", seconds: float) -> None:
+        """Look after a worker whose attempts have a time limit."""
+        ...
+
+    def unwatch(self, worker: "Worker") -> None:
+        """Look after a worker no more."""
+        ...
+
     def prepare(
         self, topic: Topic[Any] | str, event: object, options: PublishOptions, cause: Message
-    ) -> Message: ...
-    async def send(self, message: Message) -> None: ...
+    ) -> Message:
+        """Check what a handler publishes, and write its message."""
+        ...
+
+    async def send(self, message: Message) -> None:
+        """Send what a handler published."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -222,7 +246,7 @@ class Subscription:
         """
         if self.options.key is None:
             return entry.key if isinstance(entry, Message) else entry.message.key
-        key: object = self.options.key(entry.payload)
+        key = cast("object", self.options.key(entry.payload))
         if isinstance(key, str):
             return key
         raise InvalidOption(f"key= of subscription {self.name!r} gave {key!r}: return a str")
@@ -308,5 +332,3 @@ class Subscription:
             return self.key_of(entry)
         except Exception:  # noqa: BLE001 - the delivery itself will fail with it, at the worker
             return None
-
-

@@ -40,7 +40,7 @@ class Retry:
         hold: bool = False,
     ) -> None:
         if attempts < 1:
-            raise InvalidOption(f"Retry(attempts={attempts!r}): it counts the first, give 1 or more")
+            raise InvalidOption(f"Retry(attempts={attempts!r}): give 1 or more, the first included")
         self.attempts = attempts
         self.backoff = Backoff(_seconds(initial), _seconds(maximum), factor, jitter)
         self.on = on
@@ -57,8 +57,8 @@ class Retry:
 
         Somebody else's cancellation, which is no `Exception`, counts as one.
         """
-        on = (BaseException,) if self.on is Exception else self.on
-        return isinstance(error, on) and not isinstance(error, self.never)
+        is_meant = self.on is Exception or isinstance(error, self.on)
+        return is_meant and not isinstance(error, self.never)
 
 
 def _seconds(duration: float | timedelta) -> float:

@@ -27,9 +27,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, TypeAlias, TypeVar
-
-from typing_extensions import Self
+from typing import Protocol, Self, TypeAlias, TypeVar
 
 from eventbus.context import FailedDelivery
 from eventbus.message import Delivery, Message, Receipt
@@ -83,9 +81,14 @@ class SourceSpec(Protocol):
     """What a subscription asks for."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called: a durable subscription goes on under its name."""
+        ...
+
     @property
-    def patterns(self) -> Sequence[str]: ...
+    def patterns(self) -> Sequence[str]:
+        """What it listens to."""
+        ...
 
 
 class Source(Protocol):
@@ -108,7 +111,9 @@ class Transport(Protocol[Spec_contra]):
     """Carries messages; an async context manager that owns its connections and files."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(

@@ -42,9 +42,7 @@ class DeadLetters:
             raise InvalidOption(f"limit={limit!r}: give 1 or more")
         return list(islice(self._older_than(before, subscription), limit))
 
-    def chosen(
-        self, subscription: str | None, ids: Sequence[str] | None
-    ) -> list[FailedDelivery]:
+    def chosen(self, subscription: str | None, ids: Sequence[str] | None) -> list[FailedDelivery]:
         """List the failures of a subscription, or of all, and with these ids, oldest first."""
         candidates: Iterable[FailedDelivery] = self._kept.values()
         if ids is not None:
@@ -55,9 +53,7 @@ class DeadLetters:
         """Remove a failure; False if somebody else did."""
         return self._kept.pop(failure.id, None) is not None
 
-    def _older_than(
-        self, before: str | None, subscription: str | None
-    ) -> Iterator[FailedDelivery]:
+    def _older_than(self, before: str | None, subscription: str | None) -> Iterator[FailedDelivery]:
         if before is not None and before not in self._kept:
             raise InvalidOption(f"before={before!r}: no dead letter with this id is kept any more")
         is_older = before is None

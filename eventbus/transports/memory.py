@@ -1,35 +1,31 @@
 """Messages carried within the process.
 
-`publish` feeds the queues of the matching subscriptions itself. For each topic there is a route:
-the subscriptions that match, grouped by model, so that a payload is validated once per model
-however many listen. The bus keeps routes for the topics in use.
+Publishing feeds the queues of the matching subscriptions itself, along a route per topic. What else
+a transport keeps is here: retries that wait, and dead letters.
 """
 
-__all__ = ("Group", "MemorySource", "MemoryTransport", "Route")
+__all__ = ("MemorySource", "MemoryTransport")
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self
 
 from anyio import sleep_forever
-from typing_extensions import Self
 
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.contracts import Schema
-from eventbus.errors import QueueFull
-from eventbus.message import Delivery, Entry, Message, Receipt
-from eventbus.queue import DeliveryQueue, Waiter, wait_for_places
+from eventbus.message import Delivery, Message, Receipt
+from eventbus.queue import DROPPING, wait_for_places
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
 from eventbus.topics import TopicTree
 from eventbus.transports.base import Capabilities, Dead, Outcome, RetryLater
 from eventbus.transports.dead_letters import DeadLetters
+from eventbus.transports.route import Route
 
 logger = logging.getLogger("eventbus")
-
-Refuse: TypeAlias = Callable[[Subscription, Message, Exception], None]
 
 
 class MemorySource:
@@ -53,7 +49,7 @@ class MemorySource:
     ) -> None:
         self._transport.close(self._subscription)
 
-    async def fetch(self, most: int) -> Sequence[Delivery]:  # noqa: ARG002 - there is never one
+    async def fetch(self, most: int) -> Sequence[Delivery]:
         """Wait for ever: what is published is in the queue already."""
         await sleep_forever()
         raise AssertionError("unreachable")
@@ -68,130 +64,6 @@ class MemorySource:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Do nothing: in memory nobody else can take them over."""
-
-
-class Group:
-    """The subscriptions of a route that share a model, and so one validation."""
-
-    __slots__ = ("_refuse", "_subscriptions", "exact", "is_raw", "queues", "schema")
-
-    def __init__(self, subscriptions: Sequence[Subscription], refuse: Refuse) -> None:
-        self.schema = subscriptions[0].schema
-        self.is_raw = self.schema is None
-        self.exact = None if self.schema is None else self.schema.exact
-        self.queues = tuple(subscription.ready_queue() for subscription in subscriptions)
-        self._subscriptions = subscriptions
-        self._refuse = refuse
-
-    def parse(self, message: Message) -> Entry | None:
-        """Make this group's entry of a message; refused, it is each subscription's dead letter."""
-        if self.schema is None:
-            return message
-        payload = message.payload
-        try:
-            event = self.schema.validate(payload)
-        except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
-            for subscription in self._subscriptions:
-                self._refuse(subscription, message, error)
-            return None
-        return message if event is payload else Delivery(message, event)
-
-
-class Route:
-    """Where the messages of one topic go, and what its contract asks of them."""
-
-    __slots__ = ("contract", "groups", "is_refusing", "matched", "topic")
-
-    def __init__(
-        self,
-        topic: str,
-        contract: Schema[Any] | None,
-        subscriptions: Sequence[Subscription],
-        refuse: Refuse,
-    ) -> None:
-        self.topic = topic
-        self.contract = contract
-        self.matched = len(subscriptions)
-        self.groups = tuple(Group(group, refuse) for group in _by_schema(subscriptions))
-        self.is_refusing = any(s.options.overflow == "fail" for s in subscriptions)
-
-    def check(self, message: Message) -> None:
-        """Hold a message against the topic's contract.
-
-        Raises:
-            InvalidEvent: The contract's model refuses the payload.
-        """
-        if self.contract is not None and type(message.payload) is not self.contract.exact:
-            self.contract.check(self.topic, message.payload)
-
-    def feed(self, message: Message) -> Sequence[Waiter[Entry]]:
-        """Check a message and put it into every queue with room; give what else to wait for.
-
-        Raises:
-            InvalidEvent: The topic's contract refuses the payload.
-            QueueFull: A full queue refuses; then no queue got it.
-        """
-        kind = type(message.payload)
-        if self.contract is not None and kind is not self.contract.exact:
-            self.contract.check(self.topic, message.payload)
-        if self.is_refusing:
-            return self.feed_all([message])
-        waiters: Sequence[Waiter[Entry]] = ()
-        for group in self.groups:
-            entry = message if kind is group.exact or group.is_raw else group.parse(message)
-            if entry is None:
-                continue
-            for queue in group.queues:
-                if len(queue.items) < queue.limit:
-                    queue.items.append(entry)
-                elif (waiter := queue.offer(entry)) is not None:
-                    waiters = (*waiters, waiter)
-        return waiters
-
-    def feed_all(
-        self, messages: Sequence[Message], *, may_wait: bool = True
-    ) -> Sequence[Waiter[Entry]]:
-        """Put messages into the queues: all of them or, where one is refused, none.
-
-        Raises:
-            QueueFull: A queue refuses, or would have to be waited for when `may_wait` is False.
-        """
-        parsed = [(group.queues, _entries(group, messages)) for group in self.groups]
-        for queues, entries in parsed:
-            for queue in queues:
-                if queue.overflow == "fail" or not (may_wait or queue.overflow in _DROPPING):
-                    self._require_room(queue, entries)
-        return [
-            waiter
-            for queues, entries in parsed
-            for queue in queues
-            for waiter in queue.offer_all(entries)
-        ]
-
-    def _require_room(self, queue: DeliveryQueue[Entry], entries: Sequence[Entry]) -> None:
-        if not queue.has_room_for(entries):
-            raise QueueFull(
-                f"no room for {len(entries)} more on {self.topic!r}: {queue.depth} of {queue.size} "
-                f"places are taken in a queue with overflow={queue.overflow!r}, so no queue got "
-                "any; publish slower, or give that subscription a larger queue_size"
-            )
-
-
-_DROPPING = frozenset({"drop_newest", "drop_oldest"})
-
-
-def _by_schema(subscriptions: Iterable[Subscription]) -> Iterable[list[Subscription]]:
-    groups: dict[Schema[Any] | None, list[Subscription]] = {}
-    for subscription in subscriptions:
-        groups.setdefault(subscription.schema, []).append(subscription)
-    return groups.values()
-
-
-def _entries(group: Group, messages: Sequence[Message]) -> Sequence[Entry]:
-    exact = group.exact
-    if group.is_raw or all(type(message.payload) is exact for message in messages):
-        return messages
-    return [entry for entry in map(group.parse, messages) if entry is not None]
 
 
 class MemoryTransport:
@@ -307,8 +179,10 @@ class MemoryTransport:
 
     async def _redrive_one(self, failure: FailedDelivery) -> bool:
         subscription = self._subscriptions.get(failure.subscription)
-        delivery = subscription and _delivery_for(subscription, failure.message)
-        if subscription is None or delivery is None or not self._dead_letters.remove(failure):
+        if subscription is None:
+            return False
+        delivery = _delivery_for(subscription, failure.message)
+        if delivery is None or not self._dead_letters.remove(failure):
             return False
         try:
             await subscription.ready_queue().put(delivery)
@@ -325,7 +199,7 @@ class MemoryTransport:
             return
         delivery.failure = failure
         # Nobody may wait here: a worker would stand still behind whoever looks at its failures.
-        if queue.overflow in _DROPPING or queue.has_room_for([delivery]):
+        if queue.overflow in DROPPING or queue.has_room_for([delivery]):
             queue.offer(delivery)
         else:
             queue.dropped += 1

@@ -1,0 +1,163 @@
+"""Where the messages of one topic go.
+
+A route holds the subscriptions that match a topic, grouped by model, so that a payload is validated
+once per model however many listen; and the contract of the topic, so that a publish finds both at
+once.
+"""
+
+__all__ = ("Refuse", "Route")
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from eventbus.contracts import Schema
+from eventbus.errors import QueueFull
+from eventbus.message import Delivery, Entry, Message
+from eventbus.queue import DROPPING, DeliveryQueue, Waiter
+from eventbus.subscription import Subscription
+
+Refuse: TypeAlias = Callable[[Subscription, Message, Exception], None]
+"""Told of each subscription whose model refuses a message, and why."""
+
+KINDS_KEPT = 64  # types of payload remembered per route
+
+
+class Route:
+    """Feeds the queues of the subscriptions that match one topic."""
+
+    __slots__ = ("_groups", "contract", "is_refusing", "matched", "queues_as_is", "topic")
+
+    def __init__(
+        self,
+        topic: str,
+        contract: Schema[Any] | None,
+        subscriptions: Sequence[Subscription],
+        refuse: Refuse,
+    ) -> None:
+        self.topic = topic
+        self.contract = contract
+        self.matched = len(subscriptions)
+        self.is_refusing = any(s.options.overflow == "fail" for s in subscriptions)
+        # By type of payload: all queues, where neither contract nor model has anything to do and no
+        # queue refuses; None for other types. It spares a publish all that `feed` does: 0.25 F.
+        self.queues_as_is: dict[type, tuple[DeliveryQueue[Entry], ...] | None] = {}
+        self._groups = tuple(_Group(group, refuse) for group in _by_schema(subscriptions))
+
+    def check(self, payload: object) -> object:
+        """Hold a payload against the topic's contract; give it as the contract's model.
+
+        Raises:
+            InvalidEvent: The contract's model refuses it.
+        """
+        if self.contract is None or type(payload) is self.contract.exact:
+            return payload
+        return self.contract.check(self.topic, payload)
+
+    def feed(self, message: Message) -> Sequence[Waiter[Entry]]:
+        """Check a message and put it into every queue with room; give what else to wait for.
+
+        Raises:
+            InvalidEvent: The topic's contract refuses the payload.
+            QueueFull: A full queue refuses; then no queue got it.
+        """
+        payload = message.payload
+        if type(payload) not in self.queues_as_is:
+            self._learn(type(payload))
+        checked = self.check(payload)
+        if self.is_refusing:
+            return self.feed_all([message])
+        waiters: Sequence[Waiter[Entry]] = ()
+        for group in self._groups:
+            is_checked = group.schema is self.contract
+            entry = group.entry(message, checked) if is_checked else group.parse(message)
+            if entry is None:
+                continue
+            for queue in group.queues:
+                if len(queue.items) < queue.limit:
+                    queue.items.append(entry)
+                elif (waiter := queue.offer(entry)) is not None:
+                    waiters = (*waiters, waiter)
+        return waiters
+
+    def feed_all(
+        self, messages: Sequence[Message], *, may_wait: bool = True
+    ) -> Sequence[Waiter[Entry]]:
+        """Put checked messages into the queues: all of them or, where one is refused, none.
+
+        Raises:
+            QueueFull: A queue refuses, or would have to be waited for when `may_wait` is False.
+        """
+        parsed = [(group.queues, group.parse_all(messages)) for group in self._groups]
+        for queues, entries in parsed:
+            for queue in queues:
+                if queue.overflow == "fail" or not (may_wait or queue.overflow in DROPPING):
+                    self._require_room(queue, entries)
+        return [
+            waiter
+            for queues, entries in parsed
+            for queue in queues
+            for waiter in queue.offer_all(entries)
+        ]
+
+    def _learn(self, kind: type) -> None:
+        """Note whether payloads of a type go into the queues as they are."""
+        if len(self.queues_as_is) >= KINDS_KEPT:
+            self.queues_as_is.clear()
+        is_checked = self.contract is not None and kind is not self.contract.exact
+        if is_checked or self.is_refusing or not all(g.takes_as_is(kind) for g in self._groups):
+            self.queues_as_is[kind] = None
+        else:
+            self.queues_as_is[kind] = tuple(q for group in self._groups for q in group.queues)
+
+    def _require_room(self, queue: DeliveryQueue[Entry], entries: Sequence[Entry]) -> None:
+        if not queue.has_room_for(entries):
+            raise QueueFull(
+                f"no room for {len(entries)} more on {self.topic!r}: {queue.depth} of {queue.size} "
+                f"places are taken in a queue with overflow={queue.overflow!r}, so no queue got "
+                "any; publish slower, or give that subscription a larger queue_size"
+            )
+
+
+class _Group:
+    """The subscriptions of a route that share a model, and so one validation."""
+
+    __slots__ = ("_refuse", "_subscriptions", "queues", "schema")
+
+    def __init__(self, subscriptions: Sequence[Subscription], refuse: Refuse) -> None:
+        self.schema = subscriptions[0].schema
+        self.queues = tuple(subscription.ready_queue() for subscription in subscriptions)
+        self._subscriptions = subscriptions
+        self._refuse = refuse
+
+    def takes_as_is(self, kind: type) -> bool:
+        """Tell whether payloads of a type need no validation here."""
+        return self.schema is None or kind is self.schema.exact
+
+    def entry(self, message: Message, event: object) -> Entry:
+        """Make the entry of a message whose payload has become this event."""
+        return message if event is message.payload else Delivery(message, event)
+
+    def parse(self, message: Message) -> Entry | None:
+        """Make the entry of a message; refused, it is each subscription's dead letter."""
+        if self.schema is None:
+            return message
+        try:
+            return self.entry(message, self.schema.validate(message.payload))
+        except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
+            for subscription in self._subscriptions:
+                self._refuse(subscription, message, error)
+            return None
+
+    def parse_all(self, messages: Sequence[Message]) -> Sequence[Entry]:
+        """Make the entries of messages, without those that are refused."""
+        kinds = {type(message.payload) for message in messages}
+        if all(map(self.takes_as_is, kinds)):
+            return messages
+        return [entry for entry in map(self.parse, messages) if entry is not None]
+
+
+def _by_schema(subscriptions: Iterable[Subscription]) -> Iterable[list[Subscription]]:
+    groups: dict[Schema[Any] | None, list[Subscription]] = {}
+    for subscription in subscriptions:
+        groups.setdefault(subscription.schema, []).append(subscription)
+    return groups.values()
