@@ -56,6 +56,8 @@ from eventbus.watchdog import Watchdog
 
 C = TypeVar("C", default=Any)
 M = TypeVar("M")
+N = TypeVar("N")
+P = TypeVar("P")
 
 logger = logging.getLogger("eventbus")
 
@@ -197,6 +199,19 @@ class EventBus(Registering, Publishing, Generic[C]):
     def subscribe(
         self, topic: Topic[M], /, **options: Unpack[SubscribeOptions[M]]
     ) -> AbstractAsyncContextManager[Events[M]]: ...
+    @overload
+    def subscribe(
+        self, topic: Topic[M], second: Topic[N], /, **options: Unpack[SubscribeOptions[M | N]]
+    ) -> AbstractAsyncContextManager[Events[M | N]]: ...
+    @overload
+    def subscribe(
+        self,
+        topic: Topic[M],
+        second: Topic[N],
+        third: Topic[P],
+        /,
+        **options: Unpack[SubscribeOptions[M | N | P]],
+    ) -> AbstractAsyncContextManager[Events[M | N | P]]: ...
     @overload
     def subscribe(
         self,

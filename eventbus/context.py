@@ -92,48 +92,47 @@ class Context(Generic[M_co]):
     Built only for handlers and middleware that take one. Valid while the handler runs.
     """
 
-    # No __init__ beyond five stores, and all else computed when asked for: a context is made per
-    # delivery once there is middleware, and costs 0.7 of a bare handler call as it stands.
-    __slots__ = ("_entry", "_origin", "is_handled", "lagged", "outbox")
+    # Filled field by field in `dispatch.deliver`, and all else computed when asked for: a context
+    # is made per delivery once there is middleware, and an `__init__` would cost 0.5 A more.
+    __slots__ = ("entry", "is_handled", "lagged", "origin", "outbox")
 
-    def __init__(self, entry: Entry, origin: Origin, lagged: int) -> None:
-        self._entry = entry
-        self._origin = origin
-        self.lagged = lagged
-        self.is_handled = False
-        self.outbox: list[Message] | None = None
+    entry: Entry
+    origin: Origin
+    lagged: int  # messages dropped from the subscription's queue since the delivery before
+    is_handled: bool
+    outbox: list[Message] | None
 
     @property
     def event(self) -> M_co:
         """The payload as the handler gets it: the subscription's model, validated."""
-        return cast(M_co, self._entry.payload)
+        return cast(M_co, self.entry.event)
 
     @property
     def message(self) -> Message:
         """The envelope as it was published."""
-        entry = self._entry
+        entry = self.entry
         return entry.message if isinstance(entry, Delivery) else entry
 
     @property
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
-        return self._entry.attempt if isinstance(self._entry, Delivery) else 1
+        return self.entry.attempt if isinstance(self.entry, Delivery) else 1
 
     @property
     def last_attempt(self) -> bool:
         """Whether a failure of this attempt is final."""
-        return self.attempt >= self._origin.max_attempts
+        return self.attempt >= self.origin.max_attempts
 
     @property
     def subscription(self) -> str:
         """The name of the subscription."""
-        return self._origin.name
+        return self.origin.name
 
     @property
     def captures(self) -> Mapping[str, str]:
         """What the `{name}` tokens of the matching pattern stand for in this topic."""
         topic = self.message.topic
-        for pattern in self._origin.patterns:
+        for pattern in self.origin.patterns:
             if not is_reserved(pattern) and matches(pattern, topic):
                 return captures(pattern, topic)
         return {}
@@ -141,8 +140,8 @@ class Context(Generic[M_co]):
     @property
     def failure(self) -> FailedDelivery | None:
         """Why the message came here, in a handler on `$dlq.…`; None elsewhere."""
-        if isinstance(self._entry, Delivery):
-            return cast("FailedDelivery | None", self._entry.failure)
+        if isinstance(self.entry, Delivery):
+            return cast("FailedDelivery | None", self.entry.failure)
         return None
 
     @overload
@@ -191,6 +190,6 @@ class Context(Generic[M_co]):
                 f"subscription {self.subscription!r} published {OUTBOX_SIZE} messages in one "
                 "delivery: publish the rest with bus.publish, or split the work"
             )
-        message = self._origin.prepare(topic, event, options, self.message)
+        message = self.origin.prepare(topic, event, options, self.message)
         self.outbox.append(message)
         return message

@@ -1,21 +1,18 @@
 """From a queue to a handler, and what becomes of it: the heart.
 
-`run_worker` drains a queue in bursts, `deliver` runs one attempt, `fail` decides what becomes of a
-failed one and settles it.
+`run_worker` drains a queue: `deliver` hands entry after entry to the handler, `settle` decides what
+becomes of an attempt that failed.
 
 A worker parks when the queue is empty, and while it is not, works on without giving way: for at
 most 200 microseconds of handlers that never wait. Per message there is no task, lock, scope or
-event.
-
-There are two loops with one meaning. The plain one serves what most subscriptions are: one worker,
-a handler that takes the event alone, no middleware. The careful one knows contexts, middleware,
-keys, and policies that take from the queue.
+event; what only some subscriptions need (a context, keys, a policy that looks at the queue) the
+others pay with a look at a local variable.
 """
 
-__all__ = ("Attempt", "Ending", "deliver", "fail", "give_up", "run_worker")
+__all__ = ("Ending", "deliver", "give_up", "run_worker", "settle")
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from enum import Enum, auto
 from functools import partial
@@ -29,7 +26,7 @@ from eventbus._loop import is_foreign_cancellation
 from eventbus.clock import stopwatch
 from eventbus.context import Context, FailedDelivery
 from eventbus.errors import HandlerTimeout, InvalidHandler
-from eventbus.message import Delivery, Entry, delivery_of
+from eventbus.message import Delivery, Entry, LaterDelivery, Message, delivery_of
 from eventbus.middleware import Retry
 from eventbus.middleware.chain import CallNext, compose, layers_of
 from eventbus.queue import DeliveryQueue
@@ -45,128 +42,95 @@ Call: TypeAlias = Callable[..., Awaitable[object]]
 
 
 class Ending(Enum):
-    """Why a worker left its loop."""
+    """Why a worker stopped delivering."""
 
     FINISHED = auto()  # there is nothing left to serve
-    UNSUITED = auto()  # the other loop suits better now
-    OVERDUE = auto()  # the attempt failed because its time was up
-    LATE = auto()  # it succeeded though its time was up: the scope is cancelled all the same
-    TAINTED = auto()  # the handler set context variables, which the next must not see
-
-
-class Attempt(Enum):
-    """How an attempt ended, for the lane it ran in."""
-
-    SETTLED = auto()
-    WAITING = auto()  # in its lane, for the next attempt
-    OVERDUE = auto()  # to be settled outside of the cancelled scope
+    OVERDUE = auto()  # an attempt failed because its time was up
+    LATE = auto()  # one succeeded though its time was up: the scope is cancelled all the same
+    TAINTED = auto()  # a handler set context variables, which the next must not see
 
 
 async def run_worker(worker: Worker) -> None:
     """Serve a subscription with one of its handlers until there is nothing left to serve."""
     subscription = worker.subscription
     queue = subscription.ready_queue()
-    layers = layers_of(subscription.options.middleware)
     call = _call_of(worker.member, subscription)
-    link = compose(layers, _link_of(worker.member, call))
-    worker.is_simple = not (layers or worker.member.shape.takes_context)
+    link = _chain_of(worker.member, subscription, call)
     worker.pristine = copy_context()
-    ending = Ending.UNSUITED
+    ending = Ending.LATE
     while ending not in {Ending.FINISHED, Ending.TAINTED}:
         worker.is_timed_out = False
         ending = Ending.OVERDUE  # stays so if the scope is cancelled
         with CancelScope() as scope:
             worker.scope = scope
-            if _suits_plain(worker):
-                ending = await _serve_plain(worker, queue, call)
-            else:
-                ending = await _serve_carefully(worker, queue, link)
-        if ending is Ending.OVERDUE:
-            await _time_out(worker)
-    _leave(worker, queue, ending)
-
-
-def _leave(worker: Worker, queue: DeliveryQueue[Entry], ending: Ending) -> None:
+            ending = await deliver(worker, queue, call, link)
+        if ending is Ending.OVERDUE and worker.current is not None:
+            await settle(worker, worker.current, _timeout_of(worker))
     worker.flush()
     worker.current = None
-    worker.subscription.host.unwatch(worker)
+    subscription.host.unwatch(worker)
     if ending is Ending.TAINTED:
-        worker.subscription.host.spawn(worker)
+        subscription.host.spawn(worker)
     else:
-        worker.subscription.workers.remove(worker)
+        subscription.workers.remove(worker)
         queue.worker_ended()
 
 
-# --- The two loops --------------------------------------------------------------------------------
+async def deliver(  # noqa: C901 - see below
+    worker: Worker, queue: DeliveryQueue[Entry], call: Call, link: CallNext | None
+) -> Ending:
+    """Hand what is queued to the handler, entry after entry; the one loop all deliveries run in.
 
-
-def _suits_plain(worker: Worker) -> bool:
-    subscription = worker.subscription
-    return worker.is_simple and subscription.is_alone_at_queue and not subscription.lanes
-
-
-async def _serve_plain(worker: Worker, queue: DeliveryQueue[Entry], call: Call) -> Ending:
-    subscription = worker.subscription
-    where = subscription.options.where
-    items, waiters, take = queue.items, queue.waiters, queue.items.popleft
+    It is one function because a call per message costs as much as a handler; 45 lines because each
+    case below is a promise. `link` is the chain around the handler, where there is more to call
+    than the handler itself.
+    """
+    subscription, where = worker.subscription, worker.subscription.options.where
+    waiters, take, pristine = queue.waiters, queue.quick_take, worker.pristine
     while await _has_work(worker, queue):
-        if not _suits_plain(worker):
-            return Ending.UNSUITED
-        for _ in worker.begin_burst(min(len(items), BURST)):
+        has_lanes = subscription.concurrency > 1 or bool(subscription.lanes)
+        for _ in worker.begin_burst(_share(worker, queue)):
             try:
-                worker.current = entry = take()
-            except IndexError:  # Race: a handler that joined the group meanwhile took it.
-                subscription.counts.started -= 1
+                entry = take()
+            except IndexError:  # Race: another worker, or a publisher that drops, took it.
+                worker.uncount()
                 break
             if waiters:
                 queue.refill()
-            try:
-                if where is None or where(entry.payload):
-                    await call(entry.payload)
-                else:
-                    subscription.counts.skipped += 1
-            except BaseException as error:  # noqa: BLE001 - raises again what is no failure
-                ending = await _fail_plain(worker, entry, error)
-                if ending is not None:
-                    return ending
-            # 25 ns for the contexts, where a task of its own per delivery would cost 3,000.
-            if worker.is_timed_out or copy_context() != worker.pristine:
-                return _ending_after_success(worker)
-    return Ending.FINISHED
-
-
-async def _fail_plain(worker: Worker, entry: Entry, error: BaseException) -> Ending | None:
-    _raise_cancellation(error)
-    if worker.is_timed_out:
-        return Ending.OVERDUE
-    await fail(worker, entry, error)
-    # A retry may wait now, and what has its key must stay behind it: this loop knows no keys.
-    return Ending.UNSUITED if worker.subscription.lanes else None
-
-
-async def _serve_carefully(worker: Worker, queue: DeliveryQueue[Entry], link: CallNext) -> Ending:
-    while await _has_work(worker, queue):
-        if _suits_plain(worker):
-            return Ending.UNSUITED
-        for _ in range(_share(worker, queue)):
-            if not queue.items:
-                break
-            entry = queue.take_nowait()
-            if not _enter_lane(worker, entry):
-                continue
             worker.current = entry
-            worker.subscription.counts.started += 1
-            attempt = await deliver(worker, queue, entry, link)
-            if attempt is Attempt.OVERDUE:
-                return Ending.OVERDUE
-            _leave_lane(worker, attempt)
-            if worker.is_timed_out or copy_context() != worker.pristine:
-                return _ending_after_success(worker)
+            try:
+                if has_lanes and not _enter_lane(worker, entry):
+                    continue
+                if where is not None and not where(entry.event):
+                    subscription.counts.skipped += 1
+                elif link is None:
+                    await call(entry.event)
+                else:
+                    context: Context[Any] = Context()
+                    context.entry = entry
+                    context.origin = subscription
+                    context.lagged = queue.dropped and subscription.take_lagged(queue)
+                    context.outbox = None
+                    context.is_handled = False
+                    await link(context)
+                    if context.outbox is not None:
+                        await _send_all(subscription, context.outbox)  # type: ignore[unreachable]  # `link` filled it
+                    if not context.is_handled:
+                        subscription.counts.filtered += 1
+            except BaseException as error:  # noqa: BLE001 - raises again what is no failure
+                _raise_cancellation(error)
+                if worker.is_timed_out:
+                    return Ending.OVERDUE
+                await settle(worker, entry, error)
+                if subscription.lanes and not has_lanes:
+                    break  # a retry waits, and what has its key must stay behind it
+            else:
+                if has_lanes:
+                    _leave_lane(worker)
+            # 25 ns for the variables, where a task of its own per delivery would cost 3,000.
+            if worker.is_timed_out or copy_context() != pristine:
+                return Ending.LATE if worker.is_timed_out else Ending.TAINTED
     return Ending.FINISHED
-
-
-def _ending_after_success(worker: Worker) -> Ending:
-    return Ending.LATE if worker.is_timed_out else Ending.TAINTED
 
 
 async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
@@ -177,7 +141,7 @@ async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
             return True
         if queue.items:
             await checkpoint()
-        elif queue.is_closed:
+        elif queue.is_finished:
             return False
         else:
             await queue.wait()
@@ -190,40 +154,22 @@ async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
 def _share(worker: Worker, queue: DeliveryQueue[Entry]) -> int:
     """Take no more of the queue than a worker's share, and then give way to the others."""
     workers = worker.subscription.concurrency
-    if workers > 1:
-        worker.slice_ends = 0.0
+    if workers == 1:
+        return min(BURST, len(queue.items))
+    worker.slice_ends = 0.0
     return min(BURST, -(-len(queue.items) // workers))
 
 
-# --- One delivery ---------------------------------------------------------------------------------
+async def _send_all(subscription: Subscription, outbox: Sequence[Message]) -> None:
+    for message in outbox:
+        await subscription.host.send(message)
 
 
-async def deliver(
-    worker: Worker, queue: DeliveryQueue[Entry], entry: Entry, link: CallNext
-) -> Attempt:
-    """Run one attempt of a delivery, send what its handler published, and settle it."""
-    subscription = worker.subscription
-    where = subscription.options.where
-    context: Context[Any] = Context(entry, subscription, subscription.take_lagged(queue))
-    try:
-        if worker.flaw is not None:
-            raise worker.flaw
-        if where is not None and not where(entry.payload):
-            subscription.counts.skipped += 1
-            return Attempt.SETTLED
-        await link(context)
-        for message in context.outbox or ():
-            await subscription.host.send(message)
-    except BaseException as error:  # noqa: BLE001 - raises again what is no failure
-        _raise_cancellation(error)
-        return Attempt.OVERDUE if worker.is_timed_out else await fail(worker, entry, error)
-    if not context.is_handled:
-        subscription.counts.filtered += 1
-    return Attempt.SETTLED
+# --- What becomes of a failed attempt -------------------------------------------------------------
 
 
-async def fail(worker: Worker, entry: Entry, error: BaseException) -> Attempt:
-    """Decide what becomes of a failed attempt: another one, or the end; settle it so."""
+async def settle(worker: Worker, entry: Entry, error: BaseException) -> None:
+    """Decide what becomes of a failed attempt: another one, or the end."""
     subscription, delivery = worker.subscription, delivery_of(entry)
     if subscription.host.is_stopping:
         await checkpoint()  # raises: what fails because the bus stops was cancelled
@@ -232,9 +178,9 @@ async def fail(worker: Worker, entry: Entry, error: BaseException) -> Attempt:
     is_last = delivery.attempt >= subscription.max_attempts
     if retry is None or is_last or not retry.applies_to(error):
         await give_up(subscription, delivery, error)
-        return Attempt.SETTLED
-    await _retry(worker, delivery.in_lane(_lane_to_keep(worker, entry)), retry, error)
-    return Attempt.WAITING
+        _leave_lane(worker)
+    else:
+        await _retry(worker, delivery.in_lane(_keep_lane(worker, entry)), retry, error)
 
 
 async def give_up(subscription: Subscription, delivery: Delivery, error: BaseException) -> None:
@@ -253,7 +199,9 @@ async def give_up(subscription: Subscription, delivery: Delivery, error: BaseExc
     await subscription.source.settle([(delivery, Dead(failure, keep=keep))])
 
 
-async def _retry(worker: Worker, delivery: Delivery, retry: Retry, error: BaseException) -> None:
+async def _retry(
+    worker: Worker, delivery: LaterDelivery, retry: Retry, error: BaseException
+) -> None:
     subscription = worker.subscription
     delay = retry.backoff.delay(delivery.attempt)
     subscription.counts.retried += 1
@@ -272,7 +220,7 @@ async def _retry(worker: Worker, delivery: Delivery, retry: Retry, error: BaseEx
         await subscription.source.settle([(delivery, RetryLater(delay))])
 
 
-async def _hold(worker: Worker, delivery: Delivery, delay: float) -> None:
+async def _hold(worker: Worker, delivery: LaterDelivery, delay: float) -> None:
     """Wait here, so that all behind waits too; a stop meanwhile finds the place still held."""
     queue = worker.subscription.ready_queue()
     worker.current = None
@@ -281,14 +229,11 @@ async def _hold(worker: Worker, delivery: Delivery, delay: float) -> None:
     queue.restore(delivery.next_attempt())
 
 
-async def _time_out(worker: Worker) -> None:
-    if worker.current is None:
-        return
-    error = HandlerTimeout(
+def _timeout_of(worker: Worker) -> HandlerTimeout:
+    return HandlerTimeout(
         f"{worker.subscription.name} ran longer than Timeout({worker.timeout_seconds}): "
         "give it more time, or make it faster"
     )
-    _leave_lane(worker, await fail(worker, worker.current, error))
 
 
 def _raise_cancellation(error: BaseException) -> None:
@@ -306,34 +251,35 @@ def _raise_cancellation(error: BaseException) -> None:
 
 
 def _enter_lane(worker: Worker, entry: Entry) -> bool:
-    """Take the lane of the entry's key, if keys matter here; False if it has to wait behind."""
+    """Take the lane of the entry's key; False if it has to wait behind another of that key."""
     subscription, lanes = worker.subscription, worker.subscription.lanes
     worker.lane = entry.lane if isinstance(entry, Delivery) else None
-    worker.flaw = None
-    if worker.lane is not None or lanes is None or (subscription.concurrency == 1 and not lanes):
+    if worker.lane is not None or lanes is None:
         return True
-    try:
-        worker.lane = subscription.key_of(entry)
-    except Exception as flaw:  # noqa: BLE001 - a user's function; `deliver` fails with it
-        worker.flaw = flaw
-    return worker.lane is None or lanes.enter(worker.lane, entry)
+    key = subscription.key_of(entry)
+    if key is not None and not lanes.enter(key, entry):
+        worker.uncount()
+        worker.current = None
+        return False
+    worker.lane = key
+    return True
 
 
-def _leave_lane(worker: Worker, attempt: Attempt) -> None:
-    if worker.lane is not None and attempt is Attempt.SETTLED:
+def _leave_lane(worker: Worker) -> None:
+    if worker.lane is not None:
         worker.subscription.leave_lane(worker.lane)
-    worker.lane = None
+        worker.lane = None
 
 
-def _lane_to_keep(worker: Worker, entry: Entry) -> str | None:
-    """Close the lane behind an entry that will be tried again, if nobody did before."""
+def _keep_lane(worker: Worker, entry: Entry) -> str | None:
+    """Close the lane behind an entry that will be tried again, if it does not hold it already."""
     subscription, lanes = worker.subscription, worker.subscription.lanes
-    if worker.lane is not None or worker.flaw is not None or lanes is None:
-        return worker.lane
-    key = _key_or_none(subscription, entry)
-    if key is not None:
-        lanes.enter(key, entry)
-    return key
+    lane, worker.lane = worker.lane, None
+    if lane is None and lanes is not None:
+        lane = _key_or_none(subscription, entry)
+        if lane is not None:
+            lanes.enter(lane, entry)
+    return lane
 
 
 def _key_or_none(subscription: Subscription, entry: Entry) -> str | None:
@@ -363,15 +309,19 @@ def _call_of(member: Member, subscription: Subscription) -> Call:
     return call_in_thread
 
 
-def _link_of(member: Member, call: Call) -> CallNext:
-    """Give the innermost link of the chain; no coroutine of its own, for 1 A per delivery."""
+def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNext | None:
+    """Build the chain around the handler; None where there is nothing but the handler."""
+    layers = layers_of(subscription.options.middleware)
     takes_context = member.shape.takes_context
+    if not layers and not takes_context:
+        return None
 
-    def link(context: Context[Any]) -> Awaitable[object]:
+    def link(context: Context[Any]) -> Awaitable[object]:  # no coroutine of its own: that is 1 A
         context.is_handled = True
-        return call(context.event, context) if takes_context else call(context.event)
+        event = context.entry.event
+        return call(event, context) if takes_context else call(event)
 
-    return link
+    return compose(layers, link)
 
 
 def _not_awaited(subscription: Subscription, result: object) -> InvalidHandler:

@@ -41,12 +41,21 @@ class _Contexts(Generic[M_co]):
             entry = queue.take_nowait()
             self._subscription.counts.started += 1
             if await self._is_wanted(entry):
-                return Context(entry, self._subscription, lagged)
+                return self._context(entry, lagged)
+
+    def _context(self, entry: Entry, lagged: int) -> Context[M_co]:
+        context: Context[M_co] = Context()
+        context.entry = entry
+        context.origin = self._subscription
+        context.lagged = lagged
+        context.outbox = None
+        context.is_handled = True
+        return context
 
     async def _is_wanted(self, entry: Entry) -> bool:
         where, counts = self._subscription.options.where, self._subscription.counts
         try:
-            if where is None or where(entry.payload):
+            if where is None or where(entry.event):
                 return True
         except Exception as error:  # noqa: BLE001 - a user's function
             counts.failed += 1

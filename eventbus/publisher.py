@@ -19,7 +19,7 @@ from eventbus.clock import Clock
 from eventbus.context import Payload
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, InvalidTopic, NoSubscribers
-from eventbus.message import Entry, Message, Receipt, blank, note_matched, write_message
+from eventbus.message import Entry, Message, Receipt, note_matched, write_message
 from eventbus.middleware.chain import (
     PublishMiddleware,
     check_publish_middleware,
@@ -93,10 +93,9 @@ class Publishing:
         if options or self._layers:
             return await self._publish_with(topic, event, options)
         route = self._recent_routes.get(topic) or await self._find_route(topic)
-        message = blank()
+        message = Message()
         message.head = (route.topic, self._now(), route.matched, None)
-        message.payload = event
-        message.__class__ = Message
+        message.event = event
         queues = route.queues_as_is.get(type(event))
         waiters: Sequence[Waiter[Entry]] = ()
         if queues is None:
@@ -159,7 +158,12 @@ class Publishing:
         await checkpoint()
         route = self._recent_routes.get(topic) or await self._find_route(topic)
         head = (route.topic, self._now(), route.matched, None)
-        messages = [write_message(head, event) for event in events]
+        messages: list[Message] = []
+        for event in events:  # inlined `write_message`: the call would be a third of its cost
+            message = Message()
+            message.head = head
+            message.event = event
+            messages.append(message)
         if route.contract is not None:
             for message in messages:
                 route.check(message.payload)

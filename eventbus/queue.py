@@ -276,9 +276,19 @@ class DeliveryQueue(Generic[T]):
             self.refill()
         return entry
 
+    @property
+    def quick_take(self) -> Callable[[], T]:
+        """What a hot path calls to take the oldest entry; then it refills if anybody waits."""
+        return self.items.popleft if self._latest is None else self.take_nowait
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing will ever be taken any more."""
+        return self.is_closed and not self.depth
+
     async def wait(self) -> None:
         """Park until there may be an entry, or the queue closes; wakes without a cause happen."""
-        if self.is_closed and not self.held:
+        if self.is_finished:
             return
         wake_up = Event()
         self._idle.append(wake_up)

@@ -1,6 +1,7 @@
 """Registering handlers: `on`, `handles`, and routers that group them."""
 
 __all__ = (
+    "MarksAnnotated",
     "MarksMethod",
     "Registering",
     "Registers",
@@ -65,6 +66,23 @@ class RegistersAnnotated(Protocol):
 class MarksMethod(Protocol[M]):
     """Takes a method `(self, event)` or `(self, event, context)` and gives it back."""
 
+    @overload
+    def __call__(self, method: Callable[[S, M], R], /) -> Callable[[S, M], R]: ...
+    @overload
+    def __call__(
+        self, method: Callable[[S, M, Context[M]], R], /
+    ) -> Callable[[S, M, Context[M]], R]: ...
+
+
+class MarksAnnotated(Protocol):
+    """Takes a method whose annotation names the model, as `RegistersAnnotated` a function."""
+
+    @overload
+    def __call__(self, method: Callable[[S, B], R], /) -> Callable[[S, B], R]: ...
+    @overload
+    def __call__(
+        self, method: Callable[[S, B, Context[B]], R], /
+    ) -> Callable[[S, B, Context[B]], R]: ...
     @overload
     def __call__(self, method: Callable[[S, M], R], /) -> Callable[[S, M], R]: ...
     @overload
@@ -202,8 +220,24 @@ _MARKS = "__eventbus_handles__"
 def handles(topic: Topic[M], /, **options: Unpack[HandlerOptions[M]]) -> MarksMethod[M]: ...
 @overload
 def handles(
+    topic: Topic[M], second: Topic[N], /, **options: Unpack[HandlerOptions[M | N]]
+) -> MarksMethod[M | N]: ...
+@overload
+def handles(
+    topic: Topic[M],
+    second: Topic[N],
+    third: Topic[P],
+    /,
+    **options: Unpack[HandlerOptions[M | N | P]],
+) -> MarksMethod[M | N | P]: ...
+@overload
+def handles(
     pattern: str, /, *patterns: str, model: TypeForm[M], **options: Unpack[HandlerOptions[M]]
 ) -> MarksMethod[M]: ...
+@overload
+def handles(
+    pattern: str, /, *patterns: str, **options: Unpack[HandlerOptions[Any]]
+) -> MarksAnnotated: ...
 def handles(
     *patterns: object, model: object = Parameter.empty, **options: Unpack[HandlerOptions[Any]]
 ) -> Any:

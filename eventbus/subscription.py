@@ -21,8 +21,6 @@ from eventbus.publishing import PublishOptions
 from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
 from eventbus.transports.base import Source
 
-_PLAIN_POLICIES = frozenset({"block", "fail", "drop_newest"})
-
 
 @dataclass(slots=True)
 class Counts:
@@ -129,8 +127,6 @@ class Worker:
     burst: Iterator[int] = field(default_factory=lambda: iter(()))
     burst_size: int = 0
     slice_ends: float = 0.0
-    is_simple: bool = False  # no context and no middleware
-    flaw: Exception | None = None  # what `key=` raised for the current entry
 
     @property
     def timeout_seconds(self) -> float | None:
@@ -151,6 +147,10 @@ class Worker:
     def uncounted(self) -> int:
         """How many entries of the running burst have been started."""
         return self.burst_size - length_hint(self.burst)
+
+    def uncount(self) -> None:
+        """Count the burst's current entry as not taken."""
+        self.subscription.counts.started -= 1
 
     def flush(self) -> None:
         """Move the burst's count to the subscription."""
@@ -231,11 +231,6 @@ class Subscription:
         retry = self.retry
         return 1 if retry is None else min(retry.attempts, self.options.max_deliveries)
 
-    @property
-    def is_alone_at_queue(self) -> bool:
-        """Whether only one worker ever takes from the queue, and always the oldest."""
-        return self.concurrency == 1 and self.options.overflow in _PLAIN_POLICIES
-
     # --- its messages ----------------------------------------------------------------------
 
     def key_of(self, entry: Entry) -> str | None:
@@ -246,7 +241,7 @@ class Subscription:
         """
         if self.options.key is None:
             return entry.key if isinstance(entry, Message) else entry.message.key
-        key = cast("object", self.options.key(entry.payload))
+        key = cast("object", self.options.key(entry.event))
         if isinstance(key, str):
             return key
         raise InvalidOption(f"key= of subscription {self.name!r} gave {key!r}: return a str")

@@ -16,7 +16,7 @@ from anyio import sleep_forever
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.contracts import Schema
-from eventbus.message import Delivery, Message, Receipt
+from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
 from eventbus.queue import DROPPING, wait_for_places
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
@@ -109,7 +109,7 @@ class MemoryTransport:
         subscription.counts.invalid += 1
         if subscription.options.skips_invalid:
             return
-        delivery = Delivery(message, message.payload, attempt=0)
+        delivery = LaterDelivery(message, message.payload, attempt=0)
         failure = FailedDelivery.of(delivery, subscription.name, error, now=self._clock.now())
         logger.warning("%s refuses the payload of %r: %s", subscription.name, message, error)
         self.bury(subscription, Dead(failure, keep=subscription.keeps_dead_letters))
@@ -135,7 +135,7 @@ class MemoryTransport:
         """Bring a delivery back after that many seconds; its place in the queue is kept."""
         if subscription.queue is None:
             return
-        again = delivery.next_attempt()
+        again = delivery_of(delivery).next_attempt()
         subscription.queue.hold()
         timer = self._timers.call_later(
             delay,
@@ -209,11 +209,11 @@ class MemoryTransport:
             subscription.counts.lost += 1
 
 
-def _delivery_for(subscription: Subscription, message: Message) -> Delivery | None:
+def _delivery_for(subscription: Subscription, message: Message) -> LaterDelivery | None:
     if subscription.schema is None:
-        return Delivery(message, message.payload)
+        return LaterDelivery(message, message.payload)
     try:
-        return Delivery(message, subscription.schema.validate(message.payload))
+        return LaterDelivery(message, subscription.schema.validate(message.payload))
     except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
         logger.warning("%s still refuses the payload of %r: %s", subscription.name, message, error)
         return None

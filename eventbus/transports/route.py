@@ -135,7 +135,12 @@ class _Group:
 
     def entry(self, message: Message, event: object) -> Entry:
         """Make the entry of a message whose payload has become this event."""
-        return message if event is message.payload else Delivery(message, event)
+        if event is message.event:
+            return message
+        delivery = Delivery()
+        delivery.message = message
+        delivery.event = event
+        return delivery
 
     def parse(self, message: Message) -> Entry | None:
         """Make the entry of a message; refused, it is each subscription's dead letter."""
