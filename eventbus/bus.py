@@ -27,6 +27,7 @@ from anyio import CancelScope, CapacityLimiter, create_task_group, open_signal_r
 from anyio.abc import TaskGroup
 from typing_extensions import TypeForm, TypeVar, Unpack
 
+from eventbus._loop import WakeUp, wake_up_type
 from eventbus.clock import Clock, SystemClock
 from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
@@ -360,6 +361,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         self._registry.begin()
         self._threads = CapacityLimiter(self._most_threads)
         self._watchdog = Watchdog(self.clock)
+        self._new_wake_up: Callable[[], WakeUp] = wake_up_type()
         self._base = copy_context()
         self._base.run(_serving.set, (*_serving.get(), self))
         self._task_group: TaskGroup = create_task_group()
@@ -442,6 +444,11 @@ class EventBus(Registering, Publishing, Generic[C]):
             )
 
     # --- what its parts ask of it -----------------------------------------------------------
+
+    @property
+    def new_wake_up(self) -> Callable[[], WakeUp]:
+        """Make what a worker parks on."""
+        return self._new_wake_up
 
     @property
     def threads(self) -> CapacityLimiter:

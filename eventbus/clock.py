@@ -7,7 +7,8 @@ __all__ = ("Clock", "SystemClock", "stopwatch", "uuid7_text")
 
 import random
 import time
-from functools import lru_cache
+from collections.abc import Iterator
+from itertools import count
 from typing import Protocol
 
 import anyio
@@ -45,19 +46,39 @@ class SystemClock:
 stopwatch = time.perf_counter
 
 
-@lru_cache(maxsize=64)
-def _millisecond_prefix(milliseconds: int) -> str:
-    digits = f"{milliseconds & 0xFFFF_FFFF_FFFF:012x}"
-    return f"{digits[:8]}-{digits[8:]}-7"
+class _Ids:
+    """UUIDv7 texts: of one millisecond they share all but a counted tail, which begins by chance.
+
+    So one costs 0.2 us; made anew each time it would be 0.7 us.
+    """
+
+    def __init__(self) -> None:
+        self._current = self._of_millisecond(0)
+
+    def text(self, seconds: float) -> str:
+        begin, end, head, tails = self._current
+        if not begin <= seconds < end:
+            # Threads may do this at once: each then counts on its own, from its own beginning.
+            self._current = self._of_millisecond(int(seconds * 1000))
+            _, _, head, tails = self._current
+        return head + "%012x" % next(tails)  # noqa: UP031 - 0.1 us faster than a format string
+
+    def _of_millisecond(self, milliseconds: int) -> tuple[float, float, str, Iterator[int]]:
+        time_digits = f"{milliseconds & 0xFFFF_FFFF_FFFF:012x}"
+        version = 0x7000 | random.getrandbits(12)
+        variant = 0x8000 | random.getrandbits(14)
+        head = f"{time_digits[:8]}-{time_digits[8:]}-{version:04x}-{variant:04x}-"
+        begin = milliseconds / 1000
+        return begin, begin + 0.001, head, count(random.getrandbits(47))
+
+
+_ids = _Ids()
 
 
 def uuid7_text(seconds: float) -> str:
-    """Make a UUIDv7 (RFC 9562, section 5.7) of a wall time, as text.
+    """Make a UUIDv7 (RFC 9562, sections 5.7 and 6.2) of a wall time, as text.
 
-    The time fills the first 48 bits in milliseconds, chance the rest: ids sort by time to the
-    millisecond.
+    The time fills the first 48 bits in milliseconds, so that ids sort by time; those made one after
+    the other for one millisecond rise.
     """
-    chance = random.getrandbits(74)
-    low = chance & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
-    tail = f"{low:016x}"
-    return f"{_millisecond_prefix(int(seconds * 1000))}{chance >> 62:03x}-{tail[:4]}-{tail[4:]}"
+    return _ids.text(seconds)

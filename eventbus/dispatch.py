@@ -46,7 +46,7 @@ class Ending(Enum):
 
     FINISHED = auto()  # there is nothing left to serve
     OVERDUE = auto()  # an attempt failed because its time was up
-    LATE = auto()  # one succeeded though its time was up: the scope is cancelled all the same
+    AGAIN = auto()  # it needs a fresh scope, or to look again at what is special here
     TAINTED = auto()  # a handler set context variables, which the next must not see
 
 
@@ -57,7 +57,7 @@ async def run_worker(worker: Worker) -> None:
     call = _call_of(worker.member, subscription)
     link = _chain_of(worker.member, subscription, call)
     worker.pristine = copy_context()
-    ending = Ending.LATE
+    ending = Ending.AGAIN
     while ending not in {Ending.FINISHED, Ending.TAINTED}:
         worker.is_timed_out = False
         ending = Ending.OVERDUE  # stays so if the scope is cancelled
@@ -86,7 +86,7 @@ async def deliver(  # noqa: C901 - see below
     than the handler itself.
     """
     subscription, where = worker.subscription, worker.subscription.options.where
-    waiters, take, pristine = queue.waiters, queue.quick_take, worker.pristine
+    take, pristine = queue.quick_take, worker.pristine
     while await _has_work(worker, queue):
         has_lanes = subscription.concurrency > 1 or bool(subscription.lanes)
         for _ in worker.begin_burst(_share(worker, queue)):
@@ -95,7 +95,7 @@ async def deliver(  # noqa: C901 - see below
             except IndexError:  # Race: another worker, or a publisher that drops, took it.
                 worker.uncount()
                 break
-            if waiters:
+            if queue.waiters:
                 queue.refill()
             worker.current = entry
             try:
@@ -122,15 +122,17 @@ async def deliver(  # noqa: C901 - see below
                 if worker.is_timed_out:
                     return Ending.OVERDUE
                 await settle(worker, entry, error)
-                if subscription.lanes and not has_lanes:
-                    break  # a retry waits, and what has its key must stay behind it
-            else:
-                if has_lanes:
-                    _leave_lane(worker)
+                return _ending(worker)  # also since a retry may have closed a lane
+            if has_lanes:
+                _leave_lane(worker)
             # 25 ns for the variables, where a task of its own per delivery would cost 3,000.
             if worker.is_timed_out or copy_context() != pristine:
-                return Ending.LATE if worker.is_timed_out else Ending.TAINTED
+                return _ending(worker)
     return Ending.FINISHED
+
+
+def _ending(worker: Worker) -> Ending:
+    return Ending.AGAIN if copy_context() == worker.pristine else Ending.TAINTED
 
 
 async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:

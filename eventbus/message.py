@@ -9,9 +9,11 @@ __all__ = (
     "MessageChanges",
     "Receipt",
     "Traits",
+    "converted",
     "delivery_of",
     "note_matched",
     "write_message",
+    "write_traits",
 )
 
 from collections.abc import Mapping
@@ -49,22 +51,30 @@ class Receipt(Protocol):
 class Traits:
     """What only some messages have; the others share the absence of it."""
 
-    __slots__ = ("causation_id", "correlation_id", "headers", "id", "key")
+    # Defaults of the class, and no `__init__`: reading an id makes one, for 0.2 us less.
+    id: str | None = None
+    key: str | None = None
+    headers: Mapping[str, str] = _NO_HEADERS
+    correlation_id: str | None = None
+    causation_id: str | None = None
 
-    def __init__(
-        self,
-        *,
-        id: str | None = None,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        correlation_id: str | None = None,
-        causation_id: str | None = None,
-    ) -> None:
-        self.id = id
-        self.key = key
-        self.headers = MappingProxyType(dict(headers)) if headers else _NO_HEADERS
-        self.correlation_id = correlation_id
-        self.causation_id = causation_id
+
+def write_traits(
+    *,
+    id: str | None = None,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    correlation_id: str | None = None,
+    causation_id: str | None = None,
+) -> Traits:
+    """Write what is special about a message; the headers are copied."""
+    traits = Traits()
+    traits.id = id
+    traits.key = key
+    traits.headers = MappingProxyType(dict(headers)) if headers else _NO_HEADERS
+    traits.correlation_id = correlation_id
+    traits.causation_id = causation_id
+    return traits
 
 
 Head: TypeAlias = tuple[str, float, int | None, Traits | None]
@@ -160,7 +170,7 @@ class Message:
 
     def replace(self, **changes: Unpack[MessageChanges]) -> "Message":
         """Make a copy with some fields changed; the publish time and the id stay unless given."""
-        traits = Traits(
+        traits = write_traits(
             id=changes.get("id", self.id),
             key=changes.get("key", self.key),
             headers=changes.get("headers", self.headers),
@@ -204,6 +214,14 @@ class Delivery:
     attempt: int = 1
     lane: str | None = None
     failure: object = None
+
+
+def converted(message: Message, event: object) -> Delivery:
+    """Make the first delivery of a message whose payload a model has become this event."""
+    delivery = Delivery()
+    delivery.message = message
+    delivery.event = event
+    return delivery
 
 
 class LaterDelivery(Delivery):

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TypedDict
 
 from eventbus.errors import InvalidOption
-from eventbus.message import Message, Traits
+from eventbus.message import Message, Traits, write_traits
 
 MAX_HEADERS = 64
 MAX_HEADER_NAME = 64
@@ -60,7 +60,7 @@ def traits_of(options: PublishOptions) -> Traits | None:
     headers = options.get("headers")
     if headers:
         _check_headers(headers)
-    return Traits(id=options.get("id"), key=options.get("key"), headers=headers)
+    return write_traits(id=options.get("id"), key=options.get("key"), headers=headers)
 
 
 def caused_by(cause: Message, traits: Traits | None) -> Traits:

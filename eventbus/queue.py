@@ -36,6 +36,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 from anyio import Event, TaskInfo, get_current_task
 from anyio.lowlevel import checkpoint
 
+from eventbus._loop import WakeUp
 from eventbus.errors import BusClosed
 
 T = TypeVar("T")
@@ -77,18 +78,17 @@ class Activity:
 class Waiter(Generic[T]):
     """A publisher that waits with its entry for a place in one queue."""
 
-    __slots__ = ("_admitted", "_is_withdrawn", "_queue", "_task", "entry")
+    __slots__ = ("_admitted", "_queue", "_task", "entry")
 
     def __init__(self, queue: "DeliveryQueue[T]", entry: T) -> None:
         self.entry = entry
         self._queue = queue
         self._task: TaskInfo = get_current_task()
         self._admitted = Event()
-        self._is_withdrawn = False
 
     def is_gone(self) -> bool:
         """Tell whether the publisher was cancelled, even if it has not run since."""
-        return self._is_withdrawn or self._task.has_pending_cancellation()
+        return self._task.has_pending_cancellation()
 
     def admit(self) -> None:
         """Let the publisher go on."""
@@ -96,10 +96,7 @@ class Waiter(Generic[T]):
 
     def withdraw(self) -> None:
         """Take the entry back, unless it has moved up already; idempotent."""
-        self._is_withdrawn = True
-        # Race: it may have been the last to wait while the worker is parked. Were the limit raised
-        # here without a look at that, later publishers would append and wake nobody.
-        self._queue.refill()
+        self._queue.leave_line(self)
 
     async def wait(self) -> None:
         """Wait for the place.
@@ -141,6 +138,7 @@ class DeliveryQueue(Generic[T]):
         "_is_busy",
         "_key_of",
         "_latest",
+        "_new_wake_up",
         "_spare",
         "_start_worker",
         "_started",
@@ -164,16 +162,18 @@ class DeliveryQueue(Generic[T]):
         start_worker: Callable[[], None] = lambda: None,
         key_of: Callable[[T], str | None] = lambda _: None,
         activity: Activity | None = None,
+        new_wake_up: Callable[[], WakeUp] = Event,
     ) -> None:
         self.items: deque[T] = deque()
-        self.waiters: deque[Waiter[T]] = deque()
+        self.waiters: deque[Waiter[T]] | tuple[()] = ()  # a deque is 0.7 kB: made when needed
         self.size = size
         self.overflow: Overflow = overflow
         self.held = 0
         self.dropped = 0
         self.is_closed = False
         self.is_stopped = False
-        self._idle: deque[Event] = deque()
+        self._new_wake_up = new_wake_up
+        self._idle: list[WakeUp] = []
         self._spare = workers
         self._started = 0
         self._start_worker = start_worker
@@ -230,15 +230,21 @@ class DeliveryQueue(Generic[T]):
         Raises:
             BusClosed: The bus stopped first.
         """
-        waiter = Waiter(self, entry)
-        self.waiters.append(waiter)
+        waiter = self._line_up(entry)
         self.refill()
         await wait_for_places([waiter])
 
+    def leave_line(self, waiter: Waiter[T]) -> None:
+        """Take a waiting publisher out of the line; idempotent."""
+        if not isinstance(self.waiters, tuple) and waiter in self.waiters:
+            self.waiters.remove(waiter)
+            # Race: it may have been the last to wait while the worker is parked. Were the limit
+            # raised here without a look at that, later publishers would append and wake nobody.
+            self.refill()
+
     def _overflow(self, entry: T) -> Waiter[T] | None:
         if self.overflow in {"block", "latest"}:
-            waiter = Waiter(self, entry)
-            self.waiters.append(waiter)
+            waiter = self._line_up(entry)
             self._update()
             return waiter
         self.dropped += 1
@@ -246,6 +252,13 @@ class DeliveryQueue(Generic[T]):
             self.items.popleft()
             self._append(entry)
         return None
+
+    def _line_up(self, entry: T) -> Waiter[T]:
+        waiter = Waiter(self, entry)
+        if isinstance(self.waiters, tuple):
+            self.waiters = deque()
+        self.waiters.append(waiter)
+        return waiter
 
     def _append(self, entry: T) -> None:
         if self._latest is not None:
@@ -290,7 +303,7 @@ class DeliveryQueue(Generic[T]):
         """Park until there may be an entry, or the queue closes; wakes without a cause happen."""
         if self.is_finished:
             return
-        wake_up = Event()
+        wake_up = self._new_wake_up()
         self._idle.append(wake_up)
         self._update()
         try:
@@ -314,7 +327,7 @@ class DeliveryQueue(Generic[T]):
                 break
         self._update()
 
-    def _unpark(self, wake_up: Event) -> None:
+    def _unpark(self, wake_up: WakeUp) -> None:
         if wake_up in self._idle:
             self._idle.remove(wake_up)
         elif self.items:
@@ -323,7 +336,7 @@ class DeliveryQueue(Generic[T]):
 
     def _wake(self) -> None:
         if self._idle:
-            self._idle.popleft().set()
+            self._idle.pop(0).set()
         elif self._spare:
             self._spare -= 1
             self._started += 1
@@ -346,12 +359,13 @@ class DeliveryQueue(Generic[T]):
         """Put an entry at the front, whether there is room or not."""
         if self._replaces(entry):  # a newer one of its key already waits
             self.dropped += 1
-            self._update()
+            self.refill()
             return
         if self._latest is not None:
             self._latest[self._key_of(entry)] = entry
         self.items.appendleft(entry)
         self._wake()
+        self.refill()  # in a `latest` queue a newer one of its key may wait to replace it
 
     def release(self) -> None:
         """Give up a kept place."""
@@ -381,7 +395,7 @@ class DeliveryQueue(Generic[T]):
     def wake_all(self) -> None:
         """Wake every parked taker, so that it looks around."""
         while self._idle:
-            self._idle.popleft().set()
+            self._idle.pop(0).set()
         self._update()
 
     def close(self) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from eventbus.contracts import Contracts, Schema, Topic, schema_of
+from eventbus.contracts import Contracts, Topic
 from eventbus.errors import DuplicateSubscription, InvalidOption
 from eventbus.handlers import check_name, default_name
 from eventbus.middleware import Middleware, Policy
 from eventbus.queue import Overflow
 from eventbus.registration import HandlerOptions, Registration, SubscribeOptions
+from eventbus.schema import Schema, schema_of
 from eventbus.subscription import Counts, Host, Member, Options, Subscription
 from eventbus.transports.memory import MemoryTransport
 

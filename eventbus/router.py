@@ -32,7 +32,6 @@ P = TypeVar("P")
 B = TypeVar("B", bound=BaseModel)
 R = TypeVar("R")
 S = TypeVar("S")
-M_contra = TypeVar("M_contra", contravariant=True)
 
 
 class Registers(Protocol[M]):

@@ -10,8 +10,9 @@ from typing import Any, Protocol, cast
 
 from anyio import CancelScope, CapacityLimiter
 
+from eventbus._loop import WakeUp
 from eventbus.clock import Clock
-from eventbus.contracts import Schema, Topic
+from eventbus.contracts import Topic
 from eventbus.errors import InvalidOption
 from eventbus.handlers import HandlerShape
 from eventbus.message import Entry, Message, delivery_of
@@ -19,6 +20,7 @@ from eventbus.middleware import DeadLetter, Middleware, Policy, Retry, Timeout
 from eventbus.middleware.chain import innermost
 from eventbus.publishing import PublishOptions
 from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
+from eventbus.schema import Schema
 from eventbus.transports.base import Source
 
 
@@ -68,6 +70,11 @@ class Host(Protocol):
     @property
     def activity(self) -> Activity:
         """Where queues with work are counted."""
+        ...
+
+    @property
+    def new_wake_up(self) -> Callable[[], WakeUp]:
+        """Make what a worker parks on."""
         ...
 
     @property
@@ -270,6 +277,7 @@ class Subscription:
                 start_worker=self._start_worker,
                 key_of=self._slot_of,
                 activity=self.host.activity if self.members else None,
+                new_wake_up=self.host.new_wake_up,
             )
             self.lanes = Lanes(self.queue)
             self.seen_dropped = 0

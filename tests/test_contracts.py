@@ -1,41 +1,15 @@
-"""What topics carry: topics as objects, schemas, the table of a bus's contracts, and what fits."""
+"""What topics carry: topics as objects, and the table of a bus's contracts."""
 
 import logging
 from collections import UserDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
-from enum import StrEnum
-from inspect import Parameter
-from types import MappingProxyType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NewType,
-    NotRequired,
-    Optional,
-    TypedDict,
-    Union,
-    cast,
-)
-from typing import Mapping as TypingMapping  # noqa: UP035 - users still write it
+from typing import Annotated, Any, NotRequired, cast
 
 import pytest
-from pydantic import (
-    AliasChoices,
-    AliasPath,
-    BaseModel,
-    ConfigDict,
-    Field,
-    RootModel,
-    ValidationError,
-    create_model,
-    model_validator,
-)
-from typing_extensions import TypeAliasType
+from pydantic import BaseModel, ValidationError, create_model
+from typing_extensions import TypedDict
 
-from eventbus.contracts import Contracts, RequestTopic, Schema, Topic, fits, schema_of
+from eventbus.contracts import Contracts, RequestTopic, Topic
 from eventbus.errors import (
     ContractError,
     InvalidEvent,
@@ -44,6 +18,7 @@ from eventbus.errors import (
     InvalidTopic,
     UnknownTopic,
 )
+from eventbus.schema import Schema, schema_of
 
 
 class Order(BaseModel):
@@ -52,7 +27,7 @@ class Order(BaseModel):
 
 
 class RushOrder(Order):
-    hours: int = 1
+    hours: int
 
 
 class OrderView(BaseModel):
@@ -67,10 +42,6 @@ class Card(BaseModel):
     kind: Literal["card"] = "card"
 
 
-class Cash(BaseModel):
-    kind: Literal["cash"] = "cash"
-
-
 class Tree(BaseModel):
     leaf: "Leaf"
 
@@ -82,18 +53,11 @@ class Leaf(BaseModel):
     colour: str
 
 
-@dataclass
-class Point:
-    x: int
-
-
 class Plain:
     """What pydantic knows nothing of."""
 
 
-Payment = Annotated[Card | Cash, Field(discriminator="kind")]
 Broken = create_model("Broken", part=(cast("Any", "Undefined"), ...))
-Alias = TypeAliasType("Alias", Order | Card)
 
 
 def order() -> Order:
@@ -137,35 +101,17 @@ def test_topic_version_counts_from_one(version: Any) -> None:
 
 def test_topic_refuses_what_pydantic_cannot_validate() -> None:
     """A model that can never validate is refused where it is stated."""
-    with pytest.raises(ContractError, match=r"into .*Plain; use a BaseModel class"):
+    with pytest.raises(
+        ContractError, match=r"into tests.test_contracts.Plain: Unable to .*; use a"
+    ):
         Topic("orders.created", Plain)
 
 
-def test_equal_topics() -> None:
-    """Topics are equal, and hash so, when name, model and version are."""
-    one, other = (Topic("orders.created", Order, version=2) for _ in range(2))
-
-    assert one == other
-    assert hash(one) == hash(other)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        Topic("orders.paid", Order),
-        Topic("orders.created", RushOrder),
-        Topic("orders.created", Order, version=2),
-        "orders.created",
-    ],
-)
-def test_unequal_topics(other: object) -> None:
-    """Another name, model or version is another topic."""
-    assert Topic("orders.created", Order) != other
-
-
-def test_topic_is_hashable_whatever_its_model() -> None:
-    """A topic can be a key even where its model's annotations cannot."""
-    assert hash(Topic("orders.created", Annotated[Order, ["a list"]]))
+@pytest.mark.parametrize("one", [Topic("orders.created", Order), RequestTopic("a", int, str)])
+def test_topic_is_compared_and_hashed_by_identity(one: object) -> None:
+    """A publisher finds a topic as fast as Python can, for no method of its own is called."""
+    assert type(one).__eq__ is object.__eq__
+    assert type(one).__hash__ is object.__hash__
 
 
 @pytest.mark.parametrize("attribute", ["name", "model", "version", "other"])
@@ -184,7 +130,7 @@ def test_topic_shows_what_it_states() -> None:
 
 def test_topic_takes_its_parameter_explicitly() -> None:
     """The model may be said to a type checker once more."""
-    assert Topic[Order]("orders.created", Order) == Topic("orders.created", Order)
+    assert Topic[Order]("orders.created", Order).validate(as_dict()) == order()
 
 
 def test_topic_is_no_string() -> None:
@@ -194,7 +140,7 @@ def test_topic_is_no_string() -> None:
     assert not isinstance(topic, str)
 
 
-@pytest.mark.parametrize("event", [order(), RushOrder(order_id="o-1", total_cents=5)])
+@pytest.mark.parametrize("event", [order(), RushOrder(order_id="o-1", total_cents=5, hours=1)])
 def test_topic_passes_instances(event: Order) -> None:
     """An instance of the model, or of a subclass, is the event itself."""
     assert Topic("orders.created", Order).validate(event) is event
@@ -227,7 +173,7 @@ def test_invalid_event_says_what_is_wrong() -> None:
         Topic("orders.created", Order).validate({"order_id": "o-1"})
 
     assert str(caught.value) == (
-        "a dict published to 'orders.created' is no valid tests.test_contracts.Order: total_cents: "
+        "'orders.created' carries tests.test_contracts.Order, and this dict is none: total_cents: "
         "Field required; publish an instance of the model, or a mapping or JSON bytes that validate"
     )
     assert isinstance(caught.value.__cause__, ValidationError)
@@ -239,7 +185,7 @@ def test_invalid_event_stays_short() -> None:
         Topic("numbers.drawn", list[int]).validate(["x"] * 8)
 
 
-@pytest.mark.parametrize("model", [dict, dict[str, int], Mapping, bytes, object, Any])
+@pytest.mark.parametrize("model", [dict, dict[str, int], Mapping, bytes, object, Any], ids=repr)
 def test_raw_topic_takes_what_is_published(model: Any) -> None:
     """A topic of raw payloads looks into none of them."""
     data = object()
@@ -266,240 +212,11 @@ def test_request_topic_holds_what_it_is_made_of() -> None:
     assert (quote.raises, quote.many) == ((KeyError,), True)
 
 
-def test_request_topic_is_hashable_whatever_its_models() -> None:
-    """Equal request topics are one key."""
-    one, other = (RequestTopic("a", Annotated[int, ["a list"]], str) for _ in range(2))
-
-    assert len({one, other}) == 1
-
-
 @pytest.mark.parametrize("name", ["pricing.*", "$reply.x"])
 def test_request_topic_name_is_checked(name: str) -> None:
     """A request topic names one topic that does not belong to the bus."""
     with pytest.raises(InvalidTopic):
         RequestTopic(name, Order, Shipment)
-
-
-# --- Schema ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("payload", [order(), RushOrder(order_id="o-1", total_cents=5)])
-def test_schema_passes_instances(payload: object) -> None:
-    """An instance of the model, or of a subclass, comes back as it is."""
-    assert Schema(Order).validate(payload) is payload
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        as_dict(),
-        MappingProxyType(as_dict()),
-        UserDict(as_dict()),
-        b'{"order_id": "o-1", "total_cents": 5}',
-        RushOrder(order_id="o-1", total_cents=5),
-    ],
-)
-def test_schema_makes_instances(payload: object) -> None:
-    """Mappings, JSON bytes and models of another class become instances."""
-
-    class Other(BaseModel):
-        order_id: str
-        total_cents: int
-
-    assert Schema(Other).validate(payload) == Other(order_id="o-1", total_cents=5)
-
-
-@pytest.mark.parametrize("payload", [{}, b"{", 5, None, object(), Shipment(tracking="t")])
-def test_schema_refuses_with_pydantics_error(payload: object) -> None:
-    """What the model refuses is pydantic's to explain."""
-    with pytest.raises(ValidationError):
-        Schema(Order).validate(payload)
-
-
-def test_schema_leaves_instances_alone() -> None:
-    """Validators of the model do not see what is an instance already."""
-
-    class Guarded(BaseModel):
-        x: int
-
-        @model_validator(mode="before")
-        @classmethod
-        def _only_dicts(cls, data: dict[str, int]) -> dict[str, int]:
-            return {"x": data["x"]}
-
-    class Derived(Guarded):
-        pass
-
-    payload = Derived.model_validate({"x": 1})
-
-    assert Schema(Guarded).validate(payload) is payload
-
-
-def test_strict_model_takes_any_mapping() -> None:
-    """To a strict model too a mapping is as good as a dict."""
-
-    class Strict(BaseModel):
-        model_config = ConfigDict(strict=True)
-        x: int
-
-    assert Schema(Strict).validate(MappingProxyType({"x": 1})) == Strict(x=1)
-
-
-def test_schema_reads_other_models_by_attribute() -> None:
-    """Another model's attributes fill a field by the field's name, for all its alias."""
-
-    class Aliased(BaseModel):
-        order: str = Field(alias="order_id")
-        total_cents: int = Field(alias="totalCents")
-
-    assert Schema(Aliased).validate(order()) == Aliased(order_id="o-1", totalCents=5)
-
-
-def test_schema_reads_nested_models_by_attribute() -> None:
-    """Models of another class inside a model are read the same way."""
-
-    class Basket(BaseModel):
-        orders: list[Order]
-
-    class BasketView(BaseModel):
-        orders: list[OrderView]
-
-    view = BasketView(orders=[OrderView(order_id="o-1")])
-
-    assert Schema(BasketView).validate(Basket(orders=[order()])) == view
-
-
-def test_aliases_alone_name_the_keys_of_a_mapping() -> None:
-    """A mapping is wire data, whose keys are the aliases."""
-
-    class Aliased(BaseModel):
-        order: str = Field(alias="orderId")
-
-    assert Schema(Aliased).validate({"orderId": "o-1"}) == Aliased(orderId="o-1")
-    with pytest.raises(ValidationError):
-        Schema(Aliased).validate({"order": "o-1"})
-
-
-@pytest.mark.parametrize("form", [Card | Cash, Payment, Union[Card, Cash], Optional[Cash]])  # noqa: UP007, UP045 - users still write it
-@pytest.mark.parametrize("payload", [{"kind": "cash"}, b'{"kind": "cash"}', Cash()])
-def test_schema_of_a_union(form: Any, payload: object) -> None:
-    """A union, with a discriminator or without, takes what one of its members takes."""
-    assert Schema(form).validate(payload) == Cash()
-
-
-def test_schema_of_a_union_passes_instances() -> None:
-    """An instance of a member comes back as it is."""
-    payload = Cash()
-
-    assert Schema(Payment).validate(payload) is payload
-
-
-@pytest.mark.parametrize(
-    ("form", "payload", "made"),
-    [
-        (int, 5, 5),
-        (int, b"5", 5),
-        (list[int], b"[1, 2]", [1, 2]),
-        (Point, {"x": 1}, Point(1)),
-        (Point, MappingProxyType({"x": 1}), Point(1)),
-        (RootModel[list[int]], [1], RootModel[list[int]]([1])),
-        (None, None, None),
-    ],
-)
-def test_schema_of_what_is_no_model(form: Any, payload: object, made: object) -> None:
-    """Whatever pydantic validates can be a model."""
-    assert Schema(form).validate(payload) == made
-
-
-@pytest.mark.parametrize(("form", "exact"), [(Order, Order), (Card | Cash, None), (Point, None)])
-def test_exact_class_of_a_schema(form: Any, exact: type | None) -> None:
-    """A schema tells the class whose instances need no call, where there is one."""
-    assert Schema(form).exact is exact
-
-
-def test_equal_schemas() -> None:
-    """Schemas of equal models are equal, and hash so."""
-    assert Schema(Card | Cash) == Schema(Cash | Card)
-    assert hash(Schema(Card | Cash)) == hash(Schema(Cash | Card))
-
-
-@pytest.mark.parametrize("other", [Schema(RushOrder), Order, None])
-def test_unequal_schemas(other: object) -> None:
-    """A schema of another model, or what is no schema, is not equal."""
-    assert Schema(Order) != other
-
-
-def test_schema_is_hashable_whatever_its_model() -> None:
-    """Equal schemas are one key even where their model cannot be one."""
-    form = Annotated[Order, ["a list"]]
-
-    assert len({Schema(form), Schema(form)}) == 1
-
-
-def test_schema_shows_its_model() -> None:
-    """The name and the repr tell which model it is, module included."""
-    assert Schema(Order).name == "tests.test_contracts.Order"
-    assert repr(Schema(int)) == "Schema(int)"
-
-
-def test_schema_resolves_what_was_defined_later() -> None:
-    """A schema made too early works once its model can be completed, asked to or not."""
-
-    class Early(BaseModel):
-        late: "Late"
-
-    schema, asked = Schema(Early), Schema(Early)
-
-    class Late(BaseModel):
-        x: int
-
-    Early.model_rebuild()
-    asked.complete()
-
-    assert schema.validate({"late": {"x": 1}}) == asked.validate({"late": {"x": 1}})
-
-
-def test_schema_that_cannot_be_completed() -> None:
-    """Asked to complete itself, a schema names what is missing and the next step."""
-    with pytest.raises(ContractError, match=r"'Undefined' is not defined.*; define what it names"):
-        Schema(Broken).complete()
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        dict,
-        dict[str, int],
-        Mapping,
-        Mapping[str, int],
-        TypingMapping,
-        TypingMapping[str, Any],
-        object,
-        bytes,
-        Any,
-        Parameter.empty,
-    ],
-)
-def test_raw_models_have_no_schema(model: object) -> None:
-    """These receive the payload as it was published."""
-    assert schema_of(model) is None
-
-
-class Row(TypedDict):
-    x: int
-
-
-@pytest.mark.parametrize("model", [Order, Card | None, Row, int, list[int], dict[str, int] | int])
-def test_other_models_have_a_schema(model: object) -> None:
-    """Everything else is validated."""
-    assert schema_of(model) == Schema(cast("Any", model))
-
-
-@pytest.mark.parametrize("model", [Plain, Order | Plain, 5, list[Plain]])
-def test_schema_of_what_pydantic_cannot_validate(model: object) -> None:
-    """What pydantic knows nothing of is refused with the next step."""
-    with pytest.raises(ContractError, match=r"pydantic cannot validate into .*; use a BaseModel"):
-        schema_of(model)
 
 
 # --- Contracts: declared --------------------------------------------------------------------------
@@ -653,6 +370,12 @@ def test_unknown_topic_like_no_other(shop: Contracts) -> None:
         shop.schema_for("zzz")
 
 
+def test_contract_whose_model_refers_to_nothing() -> None:
+    """An incomplete model is reported before it is used."""
+    with pytest.raises(ContractError, match=r"Broken cannot validate yet"):
+        declare({"orders.created": Broken}).schema_for("orders.created")
+
+
 def test_topics_of_the_bus_are_exempt(shop: Contracts) -> None:
     """What belongs to the bus needs no contract, as a topic or as a pattern."""
     assert shop.schema_for("$dlq.billing") is None
@@ -694,7 +417,7 @@ def test_learned_topic_is_a_contract() -> None:
 
 
 def test_learning_again_changes_nothing() -> None:
-    """The same topic, or an equal one, is no news."""
+    """The same topic is no news, nor is another object of the same name and model."""
     contracts, topic = Contracts(), Topic("orders.created", Order)
     contracts.learn(topic)
 
@@ -847,230 +570,3 @@ def test_subscription_with_an_incomplete_model_is_refused() -> None:
     """A model that cannot validate is reported before the first event."""
     with pytest.raises(ContractError, match=r"Undefined"):
         refuse(Contracts(), ["orders.*"], Broken)
-
-
-# --- What fits ------------------------------------------------------------------------------------
-
-
-class Colour(StrEnum):
-    RED = "red"
-
-
-class Child(BaseModel):
-    name: str
-
-
-class Family(BaseModel):
-    child: Child
-    others: list[Child]
-    by_name: dict[str, Child]
-
-
-class ChildView(BaseModel):
-    name: str
-
-
-class Name(BaseModel):
-    name: int
-
-
-class List1(BaseModel):
-    value: int
-    next: "List1 | None" = None
-
-
-class Chain1(BaseModel):
-    value: int
-    next: "Chain1 | None"
-
-
-class Chain2(BaseModel):
-    value: int
-    next: "Chain2 | None"
-
-
-def needs(annotation: Any) -> type[BaseModel]:
-    """Make a model that requires a `value` of that type."""
-    return create_model("Needs", value=(annotation, ...))
-
-
-@pytest.mark.parametrize(
-    ("model", "contract"),
-    [
-        (Order, Order),
-        (Order, RushOrder),
-        (Order | Shipment, Order),
-        (Annotated[Order, "a note"], Order),
-        (Order, Annotated[Order, "a note"]),
-        (Payment, Card),
-        (Card | Cash | None, Payment),
-        (Order, RushOrder | Order),
-        (Alias, Order),
-        (dict, Order),
-        (object, Order),
-        (Parameter.empty, Order),
-        (Order, dict),
-        (float, int),
-        (list[Order], list[RushOrder]),
-        (None, None),
-        (Row, Row),
-    ],
-)
-def test_fits(model: object, contract: object) -> None:
-    """The model itself, a base, a union that holds it, and whatever is raw."""
-    assert fits(model, contract)
-
-
-@pytest.mark.parametrize(
-    ("model", "contract"),
-    [
-        (Shipment, Order),
-        (Order, Order | None),
-        (Card, Payment),
-        (Card | Cash, Order),
-        (int, float),
-        (int, str),
-        (Point, Order),
-        (Row, Order),
-        (Order, Row),
-        (list[Order], list[Shipment]),
-        (tuple[int], tuple[int, int]),
-    ],
-)
-def test_misfits(model: object, contract: object) -> None:
-    """What some event of the contract would not pass."""
-    assert not fits(model, contract)
-
-
-@pytest.mark.parametrize(
-    ("needed", "given"),
-    [
-        (int, int),
-        (int, bool),
-        (float, int),
-        (object, Order),
-        (Any, int),
-        (int, Any),
-        (int | None, int),
-        (int | str | None, int | None),
-        (Order, RushOrder),
-        (OrderView, Order),
-        (list[OrderView], list[Order]),
-        (Sequence[int], list[int]),
-        (list, list[int]),
-        (dict[str, float], dict[str, int]),
-        (tuple[int, ...], tuple[int, ...]),
-        (str, Literal["a", "b"]),
-        (Literal["a", "b"], Literal["a"]),
-        (str, Colour),
-        (str, NewType("UserId", str)),
-        (Annotated[int, Field(gt=0)], int),
-        (date, datetime),
-    ],
-)
-def test_assignable_field_fits(needed: Any, given: Any) -> None:
-    """A required field is satisfied by one of an assignable type."""
-    assert fits(needs(needed), needs(given))
-
-
-@pytest.mark.parametrize(
-    ("needed", "given"),
-    [
-        (int, str),
-        (int, float),
-        (int, int | None),
-        (RushOrder, Shipment),
-        (Shipment, Order),
-        (list[int], list[str]),
-        (list[int], dict[int, int]),
-        (Literal["a"], str),
-        (Literal["a"], Literal["a", "b"]),
-        (int, Literal["a"]),
-        (Row, Order),
-    ],
-)
-def test_unassignable_field_does_not_fit(needed: Any, given: Any) -> None:
-    """A required field is not satisfied by one whose values it would refuse."""
-    assert not fits(needs(needed), needs(given))
-
-
-def test_only_required_fields_count() -> None:
-    """A field with a default may be absent, and a further one is no matter."""
-
-    class View(BaseModel):
-        order_id: str
-        note: str = ""
-
-    assert fits(View, Order)
-
-
-def test_absent_field_does_not_fit() -> None:
-    """A required field that the contract's model lacks can never be filled."""
-    assert not fits(Order, OrderView)
-
-
-def test_nested_models_fit_by_their_fields() -> None:
-    """Models inside models are read by attribute too, so that they need not be the same."""
-    view = create_model(
-        "View",
-        child=(ChildView, ...),
-        others=(list[ChildView], ...),
-        by_name=(dict[str, Child], ...),
-    )
-
-    assert fits(view, Family)
-    assert not fits(create_model("View", child=(Name, ...)), Family)
-
-
-def test_models_that_contain_themselves() -> None:
-    """Comparing them ends, and finds what is wrong inside."""
-    assert fits(Chain1, Chain2)
-    assert not fits(Chain1, List1.__base__ and Name)
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        Field(alias="order_id"),
-        Field(validation_alias="order_id"),
-        Field(validation_alias=AliasChoices(AliasPath("x", 0), "order_id")),
-    ],
-)
-def test_alias_names_an_attribute(field: Any) -> None:
-    """A field is filled from the attribute that its alias names, and fits so."""
-    view = create_model("View", value=(str, field))
-
-    assert fits(view, Order)
-    assert Schema(view).validate(order()).model_dump() == {"value": "o-1"}
-
-
-def test_field_name_names_an_attribute_beside_the_alias() -> None:
-    """A field is filled from the attribute of its own name where the alias names none."""
-    view = create_model("View", order_id=(str, Field(alias="orderId")))
-
-    assert fits(view, Order)
-    assert Schema(view).validate(order()).model_dump() == {"order_id": "o-1"}
-
-
-def test_alias_comes_before_the_name() -> None:
-    """Where attributes of both names are there, the alias's is read, and must fit."""
-    view = create_model("View", order_id=(str, Field(alias="total_cents")))
-
-    assert not fits(view, Order)
-    with pytest.raises(ValidationError):
-        Schema(view).validate(order())
-
-
-def test_fits_completes_models() -> None:
-    """Models that refer to what was defined after them are compared as they are now."""
-
-    class Early(BaseModel):
-        late: "Late"
-
-    class Late(BaseModel):
-        x: int
-
-    Early.model_rebuild()
-
-    assert fits(Early, needs(int)) is False
-    assert fits(create_model("View", late=(Late, ...)), Early)

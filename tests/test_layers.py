@@ -10,11 +10,12 @@ from pathlib import Path
 # Imports go downward, or stay within a layer without a circle, also under TYPE_CHECKING.
 LAYERS = {
     6: "__init__  testing  testing.*  cli  cli.*",
-    5: "bus  router  plugins",
-    4: "dispatch  watchdog",
-    3: "subscription  stats  transports  transports.memory  transports.dead_letters",
+    5: "bus  plugins",
+    4: "dispatch  watchdog  publisher  registry  router  events",
+    3: "subscription  stats  registration  transports  transports.memory  transports.route"
+    "  transports.dead_letters",
     2: "context  transports.base  middleware  middleware.*",
-    1: "message  publishing  contracts  queue  retry  timers  handlers",
+    1: "message  publishing  contracts  schema  fitting  queue  retry  timers  handlers",
     0: "errors  clock  topics  cache  _loop",
 }
 

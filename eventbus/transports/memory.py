@@ -15,9 +15,9 @@ from anyio import sleep_forever
 
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
-from eventbus.contracts import Schema
 from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
 from eventbus.queue import DROPPING, wait_for_places
+from eventbus.schema import Schema
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
 from eventbus.topics import TopicTree

@@ -10,10 +10,10 @@ __all__ = ("Refuse", "Route")
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from eventbus.contracts import Schema
 from eventbus.errors import QueueFull
-from eventbus.message import Delivery, Entry, Message
+from eventbus.message import Entry, Message, converted
 from eventbus.queue import DROPPING, DeliveryQueue, Waiter
+from eventbus.schema import Schema
 from eventbus.subscription import Subscription
 
 Refuse: TypeAlias = Callable[[Subscription, Message, Exception], None]
@@ -60,10 +60,10 @@ class Route:
             InvalidEvent: The topic's contract refuses the payload.
             QueueFull: A full queue refuses; then no queue got it.
         """
-        payload = message.payload
+        payload = message.event
         if type(payload) not in self.queues_as_is:
             self._learn(type(payload))
-        checked = self.check(payload)
+        checked = payload if self.contract is None else self.check(payload)
         if self.is_refusing:
             return self.feed_all([message])
         waiters: Sequence[Waiter[Entry]] = ()
@@ -135,27 +135,27 @@ class _Group:
 
     def entry(self, message: Message, event: object) -> Entry:
         """Make the entry of a message whose payload has become this event."""
-        if event is message.event:
-            return message
-        delivery = Delivery()
-        delivery.message = message
-        delivery.event = event
-        return delivery
+        return message if event is message.event else converted(message, event)
 
     def parse(self, message: Message) -> Entry | None:
         """Make the entry of a message; refused, it is each subscription's dead letter."""
         if self.schema is None:
             return message
+        payload = message.event
         try:
-            return self.entry(message, self.schema.validate(message.payload))
+            if type(payload) is dict:
+                event = self.schema.validate_dict(payload)
+            else:
+                event = self.schema.validate(payload)
         except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
             for subscription in self._subscriptions:
                 self._refuse(subscription, message, error)
             return None
+        return message if event is payload else converted(message, event)
 
     def parse_all(self, messages: Sequence[Message]) -> Sequence[Entry]:
         """Make the entries of messages, without those that are refused."""
-        kinds = {type(message.payload) for message in messages}
+        kinds = {type(message.event) for message in messages}
         if all(map(self.takes_as_is, kinds)):
             return messages
         return [entry for entry in map(self.parse, messages) if entry is not None]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from eventbus import Context
 from eventbus.middleware import DeadLetter, Filter, Retry, Timeout
 from tests.benchmarks import floors, latency, memory, throughput
-from tests.benchmarks.measure import Case
+from tests.benchmarks.measure import Case, Sample, added
 from tests.benchmarks.throughput import pass_on, with_middleware
 
 
@@ -16,29 +16,37 @@ def lets_through(context: Context[object]) -> bool:
     return True
 
 
+def layers(count: int) -> Sample:
+    """Make the case of so many middleware of the user's."""
+    return with_middleware(*[pass_on] * count)
+
+
+one = throughput.fan_out(1)
+ten = throughput.fan_out(10)
+
 CASES: Mapping[str, Case] = {
     "A": Case(floors.bare_await),
     "F": Case(floors.queue_and_await),
     "V": Case(floors.bare_validator),
-    "one": Case(throughput.fan_out(1)),
-    "one, trio": Case(throughput.fan_out(1), backend="trio"),
-    "ten": Case(throughput.fan_out(10), 1_000),
-    "ten, trio": Case(throughput.fan_out(10), 1_000, backend="trio"),
+    "one": Case(one),
+    "one, trio": Case(one, backend="trio"),
+    "ten": Case(ten, 1_000),
+    "ten, trio": Case(ten, 1_000, backend="trio"),
     "batches": Case(throughput.in_batches),
-    "Retry": Case(with_middleware(Retry())),
-    "DeadLetter": Case(with_middleware(DeadLetter())),
-    "Timeout": Case(with_middleware(Timeout(5.0))),
-    "where": Case(throughput.with_where),
-    "Filter": Case(with_middleware(Filter(lets_through))),
-    "layer": Case(with_middleware(pass_on)),
-    "five layers": Case(with_middleware(*[pass_on] * 5)),
-    "model": Case(throughput.fan_out_of_models(1)),
-    "ten of a model": Case(throughput.fan_out_of_models(10), 1_000),
+    "added by Retry": Case(added(by=with_middleware(Retry()), to=one)),
+    "added by DeadLetter": Case(added(by=with_middleware(DeadLetter()), to=one)),
+    "added by Timeout": Case(added(by=with_middleware(Timeout(5.0)), to=one)),
+    "added by where": Case(added(by=throughput.with_where, to=one)),
+    "added by Filter": Case(added(by=with_middleware(Filter(lets_through)), to=one)),
+    "added by a layer": Case(added(by=layers(1), to=one)),
+    "added by four more": Case(added(by=layers(5), to=layers(1))),
+    "added by a model": Case(added(by=throughput.fan_out_of_models(1), to=one)),
+    "added by a model to ten": Case(added(by=throughput.fan_out_of_models(10), to=ten), 1_600),
     "everything": Case(throughput.everything_on),
     "latency of a queue": Case(floors.parked_queue_latency, 1_000),
     "latency": Case(latency.one_in_flight, 1_000),
     "flood": Case(latency.behind_a_flood, 100),
     "flood, trio": Case(latency.behind_a_flood, 100, backend="trio"),
-    "unused": Case(memory.unused_subscription, 1_000),
-    "idle": Case(memory.idle_subscription, 1_000),
+    "bytes, unused": Case(memory.unused_subscription, 1_000),
+    "bytes, idle": Case(memory.idle_subscription, 1_000),
 }

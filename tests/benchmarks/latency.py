@@ -46,7 +46,7 @@ async def behind_a_flood(probes: int) -> float:
     """99th percentile while four other subscriptions always have a handler to run, for 20 us."""
     flood = FLOOD_PER_PROBE * probes
     bus = EventBus(queue_size=flood)
-    burned = 0
+    latencies, burned = list[int](), 0
 
     async def burn(event: object) -> None:
         nonlocal burned
@@ -61,7 +61,7 @@ async def behind_a_flood(probes: int) -> float:
         async with bus:
             for number in range(FLOODED):
                 await bus.publish_many(f"flood.f{number}", [EVENT] * flood)
-            latencies = await _probe(bus, probes)
+            latencies += await _probe(bus, probes)
             # What is left of the flood need not be burned: leave at once.
             scope.cancel()
             await checkpoint()

@@ -9,20 +9,19 @@ __all__ = (
     "with_where",
 )
 
-from collections.abc import Awaitable, Callable
 from time import thread_time_ns
 
 from eventbus import Context, EventBus
 from eventbus.middleware import CallNext, DeadLetter, Middleware, Policy, Retry, Timeout
 from tests.benchmarks.floors import Tally, counting
-from tests.benchmarks.measure import expect
+from tests.benchmarks.measure import Sample, expect
 from tests.benchmarks.order import EVENT, TOPIC, Order
 
-WARM_UP = 200
+WARM_UP = 100
 BATCH = 100
 
 
-def with_middleware(*layers: Middleware | Policy) -> Callable[[int], Awaitable[float]]:
+def with_middleware(*layers: Middleware | Policy) -> Sample:
     """Make the case of one handler on a bus with this middleware."""
 
     async def sample(messages: int) -> float:
@@ -40,7 +39,7 @@ async def with_where(messages: int) -> float:
     return await timed(bus, tally, messages)
 
 
-def fan_out(subscriptions: int) -> Callable[[int], Awaitable[float]]:
+def fan_out(subscriptions: int) -> Sample:
     """Make the case of so many handlers, default options; the figure is per publish."""
 
     async def sample(messages: int) -> float:
@@ -52,7 +51,7 @@ def fan_out(subscriptions: int) -> Callable[[int], Awaitable[float]]:
     return sample
 
 
-def fan_out_of_models(subscriptions: int) -> Callable[[int], Awaitable[float]]:
+def fan_out_of_models(subscriptions: int) -> Sample:
     """Make the case of so many handlers of one model, fed with dicts."""
 
     async def sample(messages: int) -> float:
@@ -66,7 +65,14 @@ def fan_out_of_models(subscriptions: int) -> Callable[[int], Awaitable[float]]:
 
 async def everything_on(messages: int) -> float:
     """A dict for a model, three middleware, three policies, `where`, and the id read."""
-    layers = [DeadLetter(), Retry(), Timeout(5.0), pass_on, pass_on, pass_on]
+    layers: list[Middleware | Policy] = [
+        DeadLetter(),
+        Retry(),
+        Timeout(5.0),
+        pass_on,
+        pass_on,
+        pass_on,
+    ]
     bus, tally = EventBus(middleware=layers), Tally()
 
     @bus.on(TOPIC, model=Order, where=lambda order: order.total_cents > 0)

@@ -1,0 +1,1 @@
+"""An application: GitHub's webhook deliveries, dispatched from a file to typed handlers."""
