@@ -18,7 +18,7 @@ from eventbus.cache import BoundedCache
 from eventbus.clock import Clock
 from eventbus.context import Payload
 from eventbus.contracts import Contracts, Topic
-from eventbus.errors import BusClosed, InvalidTopic, NoSubscribers
+from eventbus.errors import BusClosed, EventBusError, InvalidTopic, NoSubscribers
 from eventbus.message import Entry, Message, Receipt, note_matched, write_message
 from eventbus.middleware.chain import (
     PublishMiddleware,
@@ -35,6 +35,7 @@ from eventbus.transports.route import Route
 M = TypeVar("M")
 
 ROUTES_KEPT = 8192
+QUEUES_KEPT = 1_000_000  # in all routes together: 100,000 subscriptions to `>` are one route each
 CHUNK = 128
 
 
@@ -49,12 +50,14 @@ class Publishing:
         middleware: Iterable[PublishMiddleware],
     ) -> None:
         self.contracts = contracts
-        self.published = 0
         self.unmatched = 0
+        self._published_here = 0
+        self._published_otherwise = 0
         self._transport = transport
         self._now = clock.now
         self._routes: BoundedCache[Topic[Any] | str, Route] = BoundedCache(ROUTES_KEPT)
         self._recent_routes = self._routes.young
+        self._queues_kept = 0
         self._layers = check_publish_middleware(middleware)
         self._send = compose_publish(self._layers, self._accept)
         self._send_now = compose_publish(self._layers, self._accept_now)
@@ -88,7 +91,7 @@ class Publishing:
             NoSubscribers: `require=True`, and nobody matches.
             NotStarted, BusClosed: The bus is not running, or draining.
         """
-        if not self.published & 127:
+        if not self._published_here & 127:
             await checkpoint()  # each would cost 30 publishes, every 64th 0.1 F more than this
         if options or self._layers:
             return await self._publish_with(topic, event, options)
@@ -99,7 +102,7 @@ class Publishing:
         queues = route.queues_as_is.get(type(event))
         waiters: Sequence[Waiter[Entry]] = ()
         if queues is None:
-            waiters = route.feed(message)
+            waiters = await self._feed(route, message)
         else:
             for queue in queues:
                 if len(queue.items) < queue.limit:
@@ -108,7 +111,7 @@ class Publishing:
                     waiters = (*waiters, waiter)
         if waiters:
             await wait_for_places(waiters)
-        self.published += 1
+        self._published_here += 1
         if not route.matched:
             self.unmatched += 1
         return message
@@ -189,9 +192,15 @@ class Publishing:
         """Send what a handler published, through the publish middleware."""
         await self._send(message)
 
+    @property
+    def published(self) -> int:
+        """How many messages have been accepted."""
+        return self._published_here + self._published_otherwise
+
     def forget_routes(self) -> None:
         """Work all routes out anew: who listens, a contract or the bus's state has changed."""
         self._routes.clear()
+        self._queues_kept = 0
 
     def require_open(self) -> None:
         """Raise unless the bus takes messages from this caller now."""
@@ -223,10 +232,17 @@ class Publishing:
 
     async def _accept(self, message: Message) -> Receipt:
         route = self._recent_routes.get(message.topic) or await self._find_route(message.topic)
-        await wait_for_places(route.feed(message))
+        await wait_for_places(await self._feed(route, message))
         note_matched(message, route.matched)
         self._count(route, 1)
         return message
+
+    async def _feed(self, route: Route, message: Message) -> Sequence[Waiter[Entry]]:
+        try:
+            return route.feed(message)
+        except EventBusError:
+            await checkpoint()  # who tries again and again must let the workers run
+            raise
 
     async def _accept_now(self, message: Message) -> Receipt:
         route = self._route(message.topic)
@@ -237,7 +253,7 @@ class Publishing:
         return message
 
     def _count(self, route: Route, messages: int) -> None:
-        self.published += messages
+        self._published_otherwise += messages
         if not route.matched:
             self.unmatched += messages
 
@@ -258,8 +274,15 @@ class Publishing:
             name = self._name_of(topic)
             route = self._transport.route(name, self.contracts.schema_for(name))
             if self.keeps_routes:
-                self._routes.put(topic, route)
+                self._keep(topic, route)
         return route
+
+    def _keep(self, topic: Topic[Any] | str, route: Route) -> None:
+        self._queues_kept += route.matched
+        if self._queues_kept > QUEUES_KEPT:
+            self.forget_routes()
+            self._queues_kept = route.matched
+        self._routes.put(topic, route)
 
     def _name_of(self, topic: object) -> str:
         """Learn a `Topic`, check a string; give the name."""
