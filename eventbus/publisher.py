@@ -102,7 +102,11 @@ class Publishing:
         queues = route.queues_as_is.get(type(event))
         waiters: Sequence[Waiter[Entry]] = ()
         if queues is None:
-            waiters = await self._feed(route, message)
+            try:
+                waiters = route.feed(message)
+            except EventBusError:
+                await checkpoint()  # who tries again and again must let the workers run
+                raise
         else:
             for queue in queues:
                 if len(queue.items) < queue.limit:
@@ -221,7 +225,11 @@ class Publishing:
     async def _publish_with(
         self, topic: Topic[Any] | str, event: object, options: PublishOptions
     ) -> Receipt:
-        receipt = await self._send(self._write(topic, event, options))
+        try:
+            receipt = await self._send(self._write(topic, event, options))
+        except EventBusError:
+            await checkpoint()  # who tries again and again must let the workers run
+            raise
         _require(receipt, options)
         return receipt
 
@@ -232,17 +240,10 @@ class Publishing:
 
     async def _accept(self, message: Message) -> Receipt:
         route = self._recent_routes.get(message.topic) or await self._find_route(message.topic)
-        await wait_for_places(await self._feed(route, message))
+        await wait_for_places(route.feed(message))
         note_matched(message, route.matched)
         self._count(route, 1)
         return message
-
-    async def _feed(self, route: Route, message: Message) -> Sequence[Waiter[Entry]]:
-        try:
-            return route.feed(message)
-        except EventBusError:
-            await checkpoint()  # who tries again and again must let the workers run
-            raise
 
     async def _accept_now(self, message: Message) -> Receipt:
         route = self._route(message.topic)

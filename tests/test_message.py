@@ -1,6 +1,5 @@
 """What travels: the envelope, its changed copies, what a publisher sees of it."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -10,7 +9,7 @@ import pytest
 from eventbus import Context, EventBus, Message, Receipt
 from tests.manual_clock import ManualClock
 
-WORDS: Mapping[str, object] = {"topic": "other", "payload": None, "matched": 5, "anything": 1}
+WORDS = ("topic", "payload", "time", "id", "key", "headers", "matched", "anything")
 
 
 async def publish_one(clock: ManualClock, **options: Any) -> Message:
@@ -87,11 +86,11 @@ async def test_showing_a_message_keeps_its_payload_secret(clock: ManualClock) ->
 
 @pytest.mark.parametrize("word", WORDS)
 async def test_a_message_is_immutable(clock: ManualClock, word: str) -> None:
-    """No attribute can be set; the error names the way to change a copy."""
+    """Nothing that a handler sees of it can be set, and nothing added."""
     message = await publish_one(clock)
 
-    with pytest.raises(AttributeError, match=rf"cannot set '{word}'; .*message.replace\({word}="):
-        setattr(message, word, WORDS[word])
+    with pytest.raises(AttributeError):
+        setattr(message, word, None)
 
 
 async def test_headers_are_read_only(clock: ManualClock) -> None:
@@ -150,7 +149,7 @@ async def test_a_copy_is_immutable_too(clock: ManualClock) -> None:
     """A changed copy is a message as any other."""
     copy = (await publish_one(clock)).replace(key="o-1")
 
-    with pytest.raises(AttributeError, match="immutable"):
+    with pytest.raises(AttributeError):
         setattr(copy, "key", "o-2")  # noqa: B010 - a checker would refuse the statement
 
 

@@ -483,8 +483,8 @@ async def test_the_queue_does_what_its_model_does() -> None:
 class HastyQueue(DeliveryQueue[int]):
     """Sets its limit to its size when a publisher leaves, without a look at who is parked."""
 
-    def refill(self) -> None:
-        super().refill()
+    def leave_line(self, waiter: Waiter[int]) -> None:
+        super().leave_line(waiter)
         self.limit = self.size
 
 

@@ -1,0 +1,103 @@
+"""Runs every Python block of the README, and holds what it prints against the block below it."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import anyio
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Code of the README, where it stands, and what it promises to print."""
+
+    line: int
+    code: str
+    output: str
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it runs alone; the others continue one another."""
+        return "anyio.run(" in self.code
+
+    def run(self, namespace: dict[str, Any]) -> Any:
+        """Run it; what awaits at its top level comes back as a coroutine."""
+        source = "\n" * self.line + self.code  # so that a traceback shows the README's lines
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        return eval(compile(source, README, "exec", flags), namespace)  # noqa: S307 - ours
+
+
+def collect() -> list[Block]:
+    """Find the blocks, in their order."""
+    text = README.read_text("utf-8")
+    return [
+        Block(text[: found.start()].count("\n") + 1, found[1], found[2] or "")
+        for found in BLOCK.finditer(text)
+    ]
+
+
+PROGRAMS = [block for block in collect() if block.is_program]
+SNIPPETS = [block for block in collect() if not block.is_program]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"line_{program.line}")
+def test_a_program_runs(
+    program: Block,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A newcomer who types a program alone sees what the README says."""
+    monkeypatch.setattr(anyio, "run", partial(anyio.run, backend=backend))
+    program.run({"__name__": "__main__"})
+
+    assert capsys.readouterr().out == program.output
+
+
+async def test_the_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """A newcomer who types the snippets one after the other sees what the README says."""
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for snippet in SNIPPETS:
+        awaiting = snippet.run(namespace)
+        if inspect.isawaitable(awaiting):
+            await awaiting
+        printed = capsys.readouterr().out
+        assert (snippet.line, printed) == (snippet.line, snippet.output)
+
+
+@pytest.mark.timeout(180)  # seconds: mypy may have no cache yet
+def test_all_of_it_is_typed(tmp_path: Path) -> None:
+    """`mypy --strict` has nothing to say about the programs, nor about the snippets together."""
+    sources = [program.code for program in PROGRAMS]
+    body = "".join(snippet.code for snippet in SNIPPETS)
+    sources.append("async def snippets() -> None:\n" + indent(body, "    "))
+    files = [tmp_path / f"readme_{number}.py" for number in range(len(sources))]
+    for file, source in zip(files, sources, strict=True):
+        file.write_text(source, "utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", *map(str, files)]
+    run = subprocess.run(  # noqa: S603 - the command is written above
+        command, cwd=README.parent, capture_output=True, text=True, check=False
+    )
+
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout
+
+
+def test_no_block_is_overlooked() -> None:
+    """The README shows code in blocks that these tests find, and programs among them."""
+    fences = re.findall(r"^```(\w+)$", README.read_text("utf-8"), re.MULTILINE)
+
+    assert len(collect()) == fences.count("python")
+    assert sum(bool(block.output) for block in collect()) == fences.count("text")
+    assert len(PROGRAMS) >= 2
