@@ -138,15 +138,17 @@ def _ending(worker: Worker) -> Ending:
 async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
     """Wait until there is something to take; False once there never will be."""
     worker.current = None
+    is_rested = False
     while not worker.member.is_retired:
-        if queue.items and stopwatch() < worker.slice_ends:
-            return True
         if queue.items:
+            if is_rested or stopwatch() < worker.slice_ends:
+                return True
             await checkpoint()
         elif queue.is_finished:
             return False
         else:
             await queue.wait()
+        is_rested = True
         worker.slice_ends = stopwatch() + SLICE_SECONDS
         if worker.timeout_seconds is not None:
             worker.subscription.host.watch(worker, worker.timeout_seconds)

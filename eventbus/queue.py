@@ -424,12 +424,12 @@ class DeliveryQueue(Generic[T]):
         )
         self.limit = self.size - self.held if has_shortcut else 0
         is_busy = self._is_working() and not self.is_stopped
-        if is_busy is not self._is_busy:
+        if is_busy != self._is_busy:
             self._is_busy = is_busy
             self._tell(is_busy=is_busy)
 
     def _is_working(self) -> bool:
-        return bool(self.depth or self.waiters or len(self._idle) < self._started)
+        return bool(self.items or self.held or self.waiters or len(self._idle) < self._started)
 
     def _tell(self, *, is_busy: bool) -> None:
         if self._activity is not None:

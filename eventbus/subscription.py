@@ -145,10 +145,10 @@ class Worker:
 
         Reading the count from the iterator's progress saves 0.035 F against counting each.
         """
-        self.flush()
+        self.subscription.counts.started += self.burst_size - length_hint(self.burst)
         self.burst_size = size
-        self.burst = iter(range(size))
-        return self.burst
+        self.burst = burst = iter(range(size))
+        return burst
 
     @property
     def uncounted(self) -> int:
