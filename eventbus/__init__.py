@@ -30,7 +30,6 @@ __all__ = (
     "Topic",
     "UnknownTopic",
     "UnknownTransport",
-    "UnsupportedByTransport",
     "handles",
 )
 
@@ -55,7 +54,6 @@ from eventbus.errors import (
     QueueFull,
     UnknownTopic,
     UnknownTransport,
-    UnsupportedByTransport,
 )
 from eventbus.events import Events
 from eventbus.message import Message, Receipt

@@ -15,23 +15,18 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from contextvars import Context as Variables
-from contextvars import ContextVar, copy_context
 from datetime import timedelta
 from enum import Enum, auto
 from inspect import Parameter
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
-from anyio import CancelScope, CapacityLimiter, create_task_group, open_signal_receiver
-from anyio.abc import TaskGroup
+from anyio import CancelScope, open_signal_receiver
 from typing_extensions import TypeForm, TypeVar, Unpack
 
-from eventbus._loop import WakeUp, wake_up_type
 from eventbus.clock import Clock, SystemClock
 from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
-from eventbus.dispatch import run_worker
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Events
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
@@ -50,10 +45,10 @@ from eventbus.registration import (
 )
 from eventbus.registry import Defaults, Registry
 from eventbus.router import Registering, Router, marked_methods
+from eventbus.runtime import Runtime, is_handler_of
 from eventbus.stats import BusStats, read_bus
-from eventbus.subscription import Subscription, Worker
+from eventbus.subscription import Subscription
 from eventbus.timers import Timers
-from eventbus.watchdog import Watchdog
 
 C = TypeVar("C", default=Any)
 M = TypeVar("M")
@@ -61,9 +56,6 @@ N = TypeVar("N")
 P = TypeVar("P")
 
 logger = logging.getLogger("eventbus")
-
-_serving: ContextVar[tuple[object, ...]] = ContextVar("eventbus_serving", default=())
-"""The buses whose handlers this code runs in."""
 
 
 class Phase(Enum):
@@ -191,8 +183,8 @@ class EventBus(Registering, Publishing, Generic[C]):
                 ending.append(subscription)
         self.forget_routes()
         for subscription in ending:
-            if self in _serving.get():
-                self._task_group.start_soon(self._forget_when_done, subscription)
+            if is_handler_of(self):
+                self._runtime.start_soon(self._forget_when_done, subscription)
             else:
                 await self._forget_when_done(subscription)
 
@@ -301,7 +293,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             with open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 await anext(signals)
                 with CancelScope() as draining:
-                    self._task_group.start_soon(_cancel_at_next, signals, draining)
+                    self._runtime.start_soon(_cancel_at_next, signals, draining)
                     await self.drain()
                 if draining.cancelled_caught:
                     raise SystemExit(1)
@@ -359,15 +351,8 @@ class EventBus(Registering, Publishing, Generic[C]):
         if self._phase not in {Phase.NEW, Phase.CLOSED}:
             raise EventBusError(f"{self!r} is running already: enter it once at a time")
         self._registry.begin()
-        self._threads = CapacityLimiter(self._most_threads)
-        self._watchdog = Watchdog(self.clock)
-        self._new_wake_up: Callable[[], WakeUp] = wake_up_type()
-        self._base = copy_context()
-        self._base.run(_serving.set, (*_serving.get(), self))
-        self._task_group: TaskGroup = create_task_group()
-        await self._task_group.__aenter__()
-        self._task_group.start_soon(self._timers.run)
-        self._task_group.start_soon(self._watchdog.run)
+        self._runtime = Runtime(self, self.clock, self._timers, threads=self._most_threads)
+        await self._runtime.start()
         await self._bus_transport.__aenter__()
         self._enter(Phase.RUNNING)
         return self
@@ -388,10 +373,8 @@ class EventBus(Registering, Publishing, Generic[C]):
 
     async def _stop(self) -> None:
         self._enter(Phase.STOPPING)
-        self._task_group.cancel_scope.cancel()
         try:
-            # No error is handed over: that of the block is to leave it as it is, not in a group.
-            await self._task_group.__aexit__(None, None, None)
+            await self._runtime.stop()
         finally:
             self._timers.clear()
             abandoned = sum(s.stop() for s in self._registry.subscriptions.values())
@@ -437,7 +420,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         self._registry.forget(subscription)
 
     def _refuse_handlers(self, verb: str) -> None:
-        if self in _serving.get():
+        if is_handler_of(self):
             raise DeadlockError(
                 f"{verb}() in a handler of {self!r} would wait for that handler: call it from the "
                 "code that runs the bus"
@@ -446,14 +429,9 @@ class EventBus(Registering, Publishing, Generic[C]):
     # --- what its parts ask of it -----------------------------------------------------------
 
     @property
-    def new_wake_up(self) -> Callable[[], WakeUp]:
-        """Make what a worker parks on."""
-        return self._new_wake_up
-
-    @property
-    def threads(self) -> CapacityLimiter:
-        """The limiter of handlers that are not async."""
-        return self._threads
+    def runtime(self) -> Runtime:
+        """What it has while it runs."""
+        return self._runtime
 
     @property
     def is_stopping(self) -> bool:
@@ -476,21 +454,8 @@ class EventBus(Registering, Publishing, Generic[C]):
             return
         if self._phase is Phase.NEW:
             raise NotStarted(f"{self!r} is not running: publish inside `async with bus:`")
-        if self._phase is not Phase.DRAINING or self not in _serving.get():
+        if self._phase is not Phase.DRAINING or not is_handler_of(self):
             raise BusClosed(f"{self!r} takes nothing new: publish before it drains or closes")
-
-    def spawn(self, worker: Worker) -> None:
-        """Start a worker in the bus's task group and in the context the bus was started in."""
-        base: Variables = self._base.copy()
-        base.run(self._task_group.start_soon, run_worker, worker)
-
-    def watch(self, worker: Worker, seconds: float) -> None:
-        """Look after a worker whose attempts have a time limit."""
-        self._watchdog.watch(worker, seconds)
-
-    def unwatch(self, worker: Worker) -> None:
-        """Look after a worker no more."""
-        self._watchdog.unwatch(worker)
 
 
 async def _cancel_at_next(signals: AsyncIterator[signal.Signals], scope: CancelScope) -> None:

@@ -68,9 +68,9 @@ async def run_worker(worker: Worker) -> None:
             await settle(worker, worker.current, _timeout_of(worker))
     worker.flush()
     worker.current = None
-    subscription.host.unwatch(worker)
+    subscription.host.runtime.unwatch(worker)
     if ending is Ending.TAINTED:
-        subscription.host.spawn(worker)
+        subscription.host.runtime.spawn(worker)
     else:
         subscription.workers.remove(worker)
         queue.worker_ended()
@@ -151,7 +151,7 @@ async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
         is_rested = True
         worker.slice_ends = stopwatch() + SLICE_SECONDS
         if worker.timeout_seconds is not None:
-            worker.subscription.host.watch(worker, worker.timeout_seconds)
+            worker.subscription.host.runtime.watch(worker, worker.timeout_seconds)
     return False
 
 
@@ -298,7 +298,7 @@ def _key_or_none(subscription: Subscription, entry: Entry) -> str | None:
 
 def _call_of(member: Member, subscription: Subscription) -> Call:
     """Give what calls the handler: itself, or a worker thread if it is not async."""
-    handler, threads = member.handler, subscription.host.threads
+    handler, threads = member.handler, subscription.host.runtime.threads
     if member.shape.is_async:
         return handler
 

@@ -9,7 +9,6 @@
     ├── ContractError                                    two statements about one topic disagree
     ├── DuplicateSubscription                            an explicit name taken twice
     ├── UnknownTransport                                 a URL scheme nobody serves
-    ├── UnsupportedByTransport                           asked of a transport that lacks it
     ├── NotStarted, BusClosed                            used outside `async with bus:`
     ├── QueueFull                                        no room, and the caller must not wait
     ├── DeadlockError                                    waiting for what only the waiter can end
@@ -36,7 +35,6 @@ __all__ = (
     "QueueFull",
     "UnknownTopic",
     "UnknownTransport",
-    "UnsupportedByTransport",
 )
 
 
@@ -78,10 +76,6 @@ class DuplicateSubscription(EventBusError):
 
 class UnknownTransport(EventBusError):
     """No installed transport serves the URL's scheme."""
-
-
-class UnsupportedByTransport(EventBusError):
-    """The transport cannot do what was asked of it."""
 
 
 class NotStarted(EventBusError):

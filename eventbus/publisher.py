@@ -100,7 +100,7 @@ class Publishing:
         message.head = (route.topic, self._now(), route.matched, None)
         message.event = event
         queues = route.queues_as_is.get(type(event))
-        waiters: Sequence[Waiter[Entry]] = ()
+        waiters: list[Waiter[Entry]] = []
         if queues is None:
             try:
                 waiters = route.feed(message)
@@ -112,7 +112,7 @@ class Publishing:
                 if len(queue.items) < queue.limit:
                     queue.items.append(message)
                 elif (waiter := queue.offer(message)) is not None:
-                    waiters = (*waiters, waiter)
+                    waiters.append(waiter)
         if waiters:
             await wait_for_places(waiters)
         self._published_here += 1

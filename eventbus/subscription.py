@@ -1,6 +1,6 @@
 """A subscription: who listens to what, with its own queue, workers and counters."""
 
-__all__ = ("Counts", "Host", "Member", "Options", "Subscription", "Worker")
+__all__ = ("Counts", "Host", "Member", "Options", "Run", "Subscription", "Worker")
 
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context as Variables
@@ -59,6 +59,32 @@ class Options:
     middleware: tuple[Middleware | Policy, ...]
 
 
+class Run(Protocol):
+    """What a subscription asks of the bus's current run."""
+
+    @property
+    def new_wake_up(self) -> Callable[[], WakeUp]:
+        """Make what a worker parks on."""
+        ...
+
+    @property
+    def threads(self) -> CapacityLimiter:
+        """The limiter of handlers that are not async."""
+        ...
+
+    def spawn(self, worker: "Worker") -> None:
+        """Start a worker."""
+        ...
+
+    def watch(self, worker: "Worker", seconds: float) -> None:
+        """Look after a worker whose attempts have a time limit."""
+        ...
+
+    def unwatch(self, worker: "Worker") -> None:
+        """Look after a worker no more."""
+        ...
+
+
 class Host(Protocol):
     """What a subscription asks of the bus it belongs to."""
 
@@ -73,30 +99,13 @@ class Host(Protocol):
         ...
 
     @property
-    def new_wake_up(self) -> Callable[[], WakeUp]:
-        """Make what a worker parks on."""
-        ...
-
-    @property
-    def threads(self) -> CapacityLimiter:
-        """The limiter of handlers that are not async."""
+    def runtime(self) -> Run:
+        """The current run."""
         ...
 
     @property
     def is_stopping(self) -> bool:
         """Whether the bus is being stopped at once."""
-        ...
-
-    def spawn(self, worker: "Worker") -> None:
-        """Start a worker."""
-        ...
-
-    def watch(self, worker: "Worker", seconds: float) -> None:
-        """Look after a worker whose attempts have a time limit."""
-        ...
-
-    def unwatch(self, worker: "Worker") -> None:
-        """Look after a worker no more."""
         ...
 
     def prepare(
@@ -277,7 +286,7 @@ class Subscription:
                 start_worker=self._start_worker,
                 key_of=self._slot_of,
                 activity=self.host.activity if self.members else None,
-                new_wake_up=self.host.new_wake_up,
+                new_wake_up=self.host.runtime.new_wake_up,
             )
             self.lanes = Lanes(self.queue)
             self.seen_dropped = 0
@@ -324,7 +333,7 @@ class Subscription:
     def _start_worker(self) -> None:
         worker = Worker(self, self._next_member())
         self.workers.append(worker)
-        self.host.spawn(worker)
+        self.host.runtime.spawn(worker)
 
     def _next_member(self) -> Member:
         running = [worker.member for worker in self.workers]

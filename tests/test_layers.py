@@ -11,7 +11,7 @@ from pathlib import Path
 LAYERS = {
     6: "__init__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
-    4: "dispatch  watchdog  publisher  registry  router  events",
+    4: "runtime  dispatch  watchdog  publisher  registry  router  events",
     3: "subscription  stats  registration  transports  transports.memory  transports.route"
     "  transports.dead_letters",
     2: "context  transports.base  middleware  middleware.*",

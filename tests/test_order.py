@@ -73,9 +73,9 @@ async def test_messages_keep_the_order_of_their_publisher(queue_size: int) -> No
 async def test_every_subscription_sees_that_order() -> None:
     """However fast or slow the others are."""
     scribes = [Scribe() for _ in range(3)]
-    bus = EventBus(queue_size=4)
-    for scribe in scribes:
-        bus.on(JOBS, queue_size=1 + len(bus.stats().subscriptions))(scribe)
+    bus = EventBus()
+    for queue_size, scribe in enumerate(scribes, start=1):
+        bus.on(JOBS, queue_size=queue_size)(scribe)
     async with bus, anyio.create_task_group() as tasks:
         for publisher in range(2):
             tasks.start_soon(publish_in_turn, bus, publisher)

@@ -155,6 +155,15 @@ def test_a_payload_no_handler_can_use_is_reported(run: Run, tmp_path: Path) -> N
     assert outcome.code == 1
 
 
+def test_bad_lines_leave_json_readable(run: Run, tmp_path: Path) -> None:
+    """What is wrong goes to stderr alone, and is counted in the report."""
+    outcome = run(written(tmp_path, b"ping", USABLE), "--json")
+
+    assert json.loads(outcome.out)["bad_lines"] == 1
+    assert len(outcome.complaints) == 1
+    assert outcome.code == 1
+
+
 def test_other_topics_are_counted(run: Run, tmp_path: Path) -> None:
     """A topic without a handler is no fault of the line."""
     outcome = run(written(tmp_path, b'{"topic": "gitlab.push", "payload": {}}'))

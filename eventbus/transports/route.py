@@ -53,7 +53,7 @@ class Route:
             return payload
         return self.contract.check(self.topic, payload)
 
-    def feed(self, message: Message) -> Sequence[Waiter[Entry]]:
+    def feed(self, message: Message) -> list[Waiter[Entry]]:
         """Check a message and put it into every queue with room; give what else to wait for.
 
         Raises:
@@ -66,7 +66,7 @@ class Route:
         checked = payload if self.contract is None else self.check(payload)
         if self.is_refusing:
             return self.feed_all([message])
-        waiters: Sequence[Waiter[Entry]] = ()
+        waiters: list[Waiter[Entry]] = []
         for group in self._groups:
             entry = group.entry(message, checked) if group.is_checked else group.parse(message)
             if entry is None:
@@ -75,12 +75,12 @@ class Route:
                 if len(queue.items) < queue.limit:
                     queue.items.append(entry)
                 elif (waiter := queue.offer(entry)) is not None:
-                    waiters = (*waiters, waiter)
+                    waiters.append(waiter)
         return waiters
 
     def feed_all(
         self, messages: Sequence[Message], *, may_wait: bool = True
-    ) -> Sequence[Waiter[Entry]]:
+    ) -> list[Waiter[Entry]]:
         """Put checked messages into the queues: all of them or, where one is refused, none.
 
         Raises:

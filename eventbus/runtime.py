@@ -1,0 +1,74 @@
+"""What a bus has only while it runs: its task group, and what the tasks in it share."""
+
+__all__ = ("Runtime", "is_handler_of")
+
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+from anyio import CapacityLimiter, create_task_group
+
+from eventbus._loop import wake_up_type
+from eventbus.clock import Clock
+from eventbus.dispatch import run_worker
+from eventbus.subscription import Worker
+from eventbus.timers import Timers
+from eventbus.watchdog import Watchdog
+
+_serving: ContextVar[tuple[object, ...]] = ContextVar("eventbus_serving", default=())
+"""The buses in whose handlers this code runs."""
+
+
+def is_handler_of(bus: object) -> bool:
+    """Tell whether the caller is a handler of that bus, or was started by one."""
+    return bus in _serving.get()
+
+
+class Runtime:
+    """One run of a bus, on the event loop that runs when it is made.
+
+    Workers run in a copy of the context in which it is made, never in that of a publisher.
+    """
+
+    def __init__(self, bus: object, clock: Clock, timers: Timers, *, threads: int) -> None:
+        self.threads = CapacityLimiter(threads)
+        self.new_wake_up = wake_up_type()
+        self._timers = timers
+        self._watchdog = Watchdog(clock)
+        self._variables = copy_context()
+        self._variables.run(_serving.set, (*_serving.get(), bus))
+        self._task_group = create_task_group()
+
+    async def start(self) -> None:
+        """Begin to look after timers and time limits."""
+        await self._task_group.__aenter__()
+        self._task_group.start_soon(self._timers.run)
+        self._task_group.start_soon(self._watchdog.run)
+
+    async def stop(self) -> None:
+        """Cancel every task and wait until all have ended.
+
+        Raises:
+            ExceptionGroup: The machinery failed; errors of handlers never come here.
+        """
+        self._task_group.cancel_scope.cancel()
+        # No error is handed over: that of the bus's block is to leave it as it is, in no group.
+        await self._task_group.__aexit__(None, None, None)
+
+    def start_soon(
+        self, function: Callable[..., Coroutine[Any, Any, object]], *arguments: object
+    ) -> None:
+        """Start a task of the bus."""
+        self._task_group.start_soon(function, *arguments)
+
+    def spawn(self, worker: Worker) -> None:
+        """Start a worker."""
+        self._variables.copy().run(self._task_group.start_soon, run_worker, worker)
+
+    def watch(self, worker: Worker, seconds: float) -> None:
+        """Look after a worker whose attempts have a time limit."""
+        self._watchdog.watch(worker, seconds)
+
+    def unwatch(self, worker: Worker) -> None:
+        """Look after a worker no more."""
+        self._watchdog.unwatch(worker)
