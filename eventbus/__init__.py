@@ -21,6 +21,8 @@ __all__ = (
     "Message",
     "NoSubscribers",
     "NotStarted",
+    "Overflow",
+    "Payload",
     "QueueFull",
     "Receipt",
     "RequestTopic",
@@ -35,7 +37,7 @@ __all__ = (
 
 from eventbus.bus import EventBus
 from eventbus.clock import Clock, SystemClock
-from eventbus.context import Context, FailedDelivery
+from eventbus.context import Context, FailedDelivery, Payload
 from eventbus.contracts import RequestTopic, Topic
 from eventbus.errors import (
     BusClosed,
@@ -57,5 +59,6 @@ from eventbus.errors import (
 )
 from eventbus.events import Events
 from eventbus.message import Message, Receipt
+from eventbus.queue import Overflow
 from eventbus.router import Router, handles
 from eventbus.stats import BusStats, SubscriptionStats

@@ -16,6 +16,7 @@ from eventbus.contracts import Topic
 from eventbus.errors import QueueFull
 from eventbus.message import Delivery, Entry, Message, Receipt
 from eventbus.publishing import PublishOptions
+from eventbus.schema import flaws_of
 from eventbus.topics import captures, is_reserved, matches
 
 M = TypeVar("M")
@@ -54,7 +55,7 @@ class FailedDelivery:
             message=delivery.message,
             subscription=subscription,
             error_type=type(error).__qualname__,
-            error=str(error),
+            error=flaws_of(error),
             traceback="".join(format_exception(error)) if error.__traceback__ else "",
             attempts=delivery.attempt,
             failed_at=datetime.fromtimestamp(now, UTC),

@@ -1,6 +1,14 @@
 """What validates payloads: a schema per model, and what models are."""
 
-__all__ = ("Schema", "bare_type", "is_pydantic_class", "is_raw", "is_same_model", "schema_of")
+__all__ = (
+    "Schema",
+    "bare_type",
+    "flaws_of",
+    "is_pydantic_class",
+    "is_raw",
+    "is_same_model",
+    "schema_of",
+)
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -220,13 +228,22 @@ def _first_line(error: PydanticUserError) -> str:
     return error.message.partition("\n")[0].rstrip(".")
 
 
-def _refusal(topic: str, model: str, event: object, error: ValidationError) -> str:
-    flaws = [_flaw(**flaw) for flaw in error.errors(include_url=False)]
+def flaws_of(error: BaseException) -> str:
+    """Say in one line what a validation found wrong: where and what, never the values.
+
+    Of any other error it is its text.
+    """
+    if not isinstance(error, ValidationError):
+        return str(error)
+    flaws = [_flaw(**flaw) for flaw in error.errors(include_url=False, include_input=False)]
     unsaid = len(flaws) - _MOST_FLAWS
+    return f"{'; '.join(flaws[:_MOST_FLAWS])}{f' and {unsaid} more' if unsaid > 0 else ''}"
+
+
+def _refusal(topic: str, model: str, event: object, error: ValidationError) -> str:
     return (
-        f"{topic!r} carries {model}, and this {type(event).__name__} is none: "
-        f"{'; '.join(flaws[:_MOST_FLAWS])}{f' and {unsaid} more' if unsaid > 0 else ''}; publish "
-        "an instance of the model, or a mapping or JSON bytes that validate"
+        f"{topic!r} carries {model}, and this {type(event).__name__} is none: {flaws_of(error)}; "
+        "publish an instance of the model, or a mapping or JSON bytes that validate"
     )
 
 

@@ -15,8 +15,7 @@ import sys
 
 import anyio
 
-from eventbus import EventBus, QueueFull, Topic
-from eventbus.queue import Overflow
+from eventbus import EventBus, Overflow, QueueFull, Topic
 
 NUMBER = Topic("numbers", int)
 POLICIES: tuple[Overflow, ...] = ("block", "fail", "drop_newest", "drop_oldest", "latest")

@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from anyio import sleep_forever
+from pydantic import ValidationError
 
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
 from eventbus.queue import DROPPING, wait_for_places
-from eventbus.schema import Schema
+from eventbus.schema import Schema, flaws_of
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
 from eventbus.topics import TopicTree
@@ -111,7 +112,7 @@ class MemoryTransport:
             return
         delivery = LaterDelivery(message, message.payload, attempt=0)
         failure = FailedDelivery.of(delivery, subscription.name, error, now=self._clock.now())
-        logger.warning("%s refuses the payload of %r: %s", subscription.name, message, error)
+        logger.warning("%s refuses %r: %s", subscription.name, message, _flaws(error))
         self.bury(subscription, Dead(failure, keep=subscription.keeps_dead_letters))
 
     # --- subscriptions ----------------------------------------------------------------------
@@ -215,8 +216,13 @@ def _delivery_for(subscription: Subscription, message: Message) -> LaterDelivery
     try:
         return LaterDelivery(message, subscription.schema.validate(message.payload))
     except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
-        logger.warning("%s still refuses the payload of %r: %s", subscription.name, message, error)
+        logger.warning("%s still refuses %r: %s", subscription.name, message, _flaws(error))
         return None
+
+
+def _flaws(error: Exception) -> str:
+    """Say what was wrong without the payload: no log is the place for what it holds."""
+    return flaws_of(error) if isinstance(error, ValidationError) else type(error).__name__
 
 
 def _restore(subscription: Subscription, delivery: Delivery) -> None:
