@@ -260,6 +260,26 @@ async def test_an_attempt_out_of_time_can_be_tried_again(clock: ManualClock) -> 
     assert (bus.stats().succeeded, bus.stats().failed) == (1, 2)
 
 
+async def test_waiting_for_a_held_retry_takes_no_time(clock: ManualClock) -> None:
+    """A worker that holds its lane for longer than the limit is not at work."""
+    attempts: list[int] = []
+    retry = Retry(attempts=2, initial=9.0, jitter=False, hold=True)
+    bus = EventBus(clock=clock, middleware=[Timeout(1.0), retry])
+
+    @bus.on(JOBS)
+    async def handle(event: int, context: Context[int]) -> None:
+        attempts.append(context.attempt)
+        if context.attempt == 1:
+            raise ValueError
+
+    async with bus:
+        await bus.publish(JOBS, 0)
+        await clock.advance(20.0)
+
+    assert attempts == [1, 2]
+    assert (bus.stats().succeeded, bus.stats().failed) == (1, 1)
+
+
 # --- Handlers that do not go quietly --------------------------------------------------------------
 
 
