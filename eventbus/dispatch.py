@@ -19,7 +19,7 @@ from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import Any, TypeAlias, cast
 
-from anyio import CancelScope, get_cancelled_exc_class, to_thread
+from anyio import CancelScope, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint
 
 from eventbus._loop import is_foreign_cancellation
@@ -303,9 +303,7 @@ def _call_of(member: Member, subscription: Subscription) -> Call:
         return handler
 
     async def call_in_thread(*arguments: object) -> object:
-        result: object = await to_thread.run_sync(
-            partial(handler, *arguments), abandon_on_cancel=True, limiter=threads
-        )
+        result: object = await threads.run(partial(handler, *arguments))
         if isawaitable(result):
             raise _not_awaited(subscription, result)
         return result

@@ -6,12 +6,13 @@ from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from typing import Any
 
-from anyio import CapacityLimiter, create_task_group
+from anyio import create_task_group
 
 from eventbus._loop import wake_up_type
 from eventbus.clock import Clock
 from eventbus.dispatch import run_worker
 from eventbus.subscription import Worker
+from eventbus.threads import Threads
 from eventbus.timers import Timers
 from eventbus.watchdog import Watchdog
 
@@ -31,7 +32,7 @@ class Runtime:
     """
 
     def __init__(self, bus: object, clock: Clock, timers: Timers, *, threads: int) -> None:
-        self.threads = CapacityLimiter(threads)
+        self.threads = Threads(threads)
         self.new_wake_up = wake_up_type()
         self._timers = timers
         self._watchdog = Watchdog(clock)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from operator import length_hint
 from typing import Any, Protocol, cast
 
-from anyio import CancelScope, CapacityLimiter
+from anyio import CancelScope
 
 from eventbus._loop import WakeUp
 from eventbus.clock import Clock
@@ -21,6 +21,7 @@ from eventbus.middleware.chain import innermost
 from eventbus.publishing import PublishOptions
 from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
 from eventbus.schema import Schema
+from eventbus.threads import Threads
 from eventbus.transports.base import Source
 
 
@@ -68,8 +69,8 @@ class Run(Protocol):
         ...
 
     @property
-    def threads(self) -> CapacityLimiter:
-        """The limiter of handlers that are not async."""
+    def threads(self) -> Threads:
+        """Where handlers run that are not async."""
         ...
 
     def spawn(self, worker: "Worker") -> None:

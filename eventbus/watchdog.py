@@ -2,9 +2,11 @@
 
 __all__ = ("Watchdog",)
 
+import math
 from dataclasses import dataclass
 
-from anyio import Event
+import anyio
+from anyio import CancelScope
 
 from eventbus.clock import Clock
 from eventbus.message import Entry
@@ -34,13 +36,15 @@ class Watchdog:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._watched: dict[Worker, _Watch] = {}
-        self._wake_up = Event()
+        self._nap: CancelScope | None = None
+        self._nap_seconds = math.inf
 
     def watch(self, worker: Worker, seconds: float) -> None:
         """Look after a worker that begins to work; cheap when it is watched already."""
         if worker not in self._watched:
             self._watched[worker] = _Watch(seconds)
-        self._wake_up.set()
+        if self._nap is not None and seconds < self._nap_seconds * LOOKS_PER_TIMEOUT:
+            self._nap.cancel()
 
     def unwatch(self, worker: Worker) -> None:
         """Look after a worker no more; idempotent."""
@@ -49,18 +53,18 @@ class Watchdog:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            if not self._is_needed():
-                self._wake_up = Event()
-                await self._wake_up.wait()
             self._look()
-            await self._clock.sleep(self._seconds_between_looks())
+            with CancelScope() as self._nap:
+                await self._sleep()
 
-    def _is_needed(self) -> bool:
-        return any(worker.current is not None for worker in self._watched)
-
-    def _seconds_between_looks(self) -> float:
-        shortest = min((watch.seconds for watch in self._watched.values()), default=1.0)
-        return shortest / LOOKS_PER_TIMEOUT
+    async def _sleep(self) -> None:
+        """Sleep until it is time to look again: for ever, where nothing is running."""
+        running = (w.seconds for worker, w in self._watched.items() if worker.current is not None)
+        self._nap_seconds = min(running, default=math.inf) / LOOKS_PER_TIMEOUT
+        if self._nap_seconds == math.inf:
+            await anyio.sleep_forever()
+        else:
+            await self._clock.sleep(self._nap_seconds)
 
     def _look(self) -> None:
         now = self._clock.monotonic()

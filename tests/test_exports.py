@@ -50,7 +50,7 @@ def begins_with_its_names(source: str) -> bool:
 
 def is_explained(thing: object) -> bool:
     """Ask whether a class or function has a docstring that somebody wrote."""
-    if not inspect.isclass(thing) and not inspect.isroutine(thing):
+    if inspect.isbuiltin(thing) or not (inspect.isclass(thing) or inspect.isroutine(thing)):
         return True
     text = thing.__doc__ or ""
     # Dataclasses and named tuples explain themselves by their own signature.

@@ -15,7 +15,7 @@ LAYERS = {
     3: "subscription  stats  registration  transports  transports.memory  transports.route"
     "  transports.dead_letters",
     2: "context  transports.base  middleware  middleware.*",
-    1: "message  publishing  contracts  schema  fitting  queue  retry  timers  handlers",
+    1: "message  publishing  contracts  schema  fitting  queue  retry  timers  threads  handlers",
     0: "errors  clock  topics  cache  _loop",
 }
 

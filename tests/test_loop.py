@@ -9,7 +9,7 @@ import pytest
 from anyio import CancelScope
 
 from eventbus import EventBus, Topic
-from eventbus._loop import is_foreign_cancellation
+from eventbus._loop import is_foreign_cancellation, wake_up_type
 from eventbus.middleware import DeadLetter, Retry
 from tests.manual_clock import ManualClock
 
@@ -100,6 +100,36 @@ async def test_asyncios_cancellation_on_trio_is_foreign() -> None:
     assert is_foreign_cancellation(asyncio.CancelledError())
 
 
+# --- Waking up ------------------------------------------------------------------------------------
+
+
+async def test_a_wake_up_ends_the_wait_for_it(clock: ManualClock) -> None:
+    """Whoever waits goes on once it is set."""
+    wake_up = wake_up_type()()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wake_up.wait)
+        await clock.settle()
+        wake_up.set()
+
+
+async def test_a_wake_up_may_be_set_first_and_more_than_once() -> None:
+    """Then there is nothing to wait for."""
+    wake_up = wake_up_type()()
+    wake_up.set()
+    wake_up.set()
+    await wake_up.wait()
+
+
+async def test_a_wake_up_may_be_set_after_its_waiter_was_cancelled(clock: ManualClock) -> None:
+    """Who sets it need not know that nobody waits any more."""
+    wake_up = wake_up_type()()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wake_up.wait)
+        await clock.settle()
+        tasks.cancel_scope.cancel()
+    wake_up.set()
+
+
 # --- Through the bus ------------------------------------------------------------------------------
 
 
@@ -147,8 +177,8 @@ async def test_a_foreign_cancellation_is_tried_again(clock: ManualClock) -> None
 
 
 @on_asyncio
-async def test_a_worker_cancelled_from_outside_by_its_handler_survives(clock: ManualClock) -> None:
-    """A handler that cancels a task it waits for with others does not end its worker."""
+async def test_workers_side_by_side_survive_foreign_cancellations(clock: ManualClock) -> None:
+    """None of several ends, and no key stays closed."""
     bus = EventBus(clock=clock)
 
     @bus.on(JOBS, concurrency=3, key=str)
