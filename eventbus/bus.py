@@ -8,7 +8,7 @@ __all__ = ("EventBus",)
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -21,7 +21,7 @@ from inspect import Parameter
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
-from anyio import CancelScope, open_signal_receiver
+from anyio import CancelScope, create_task_group, open_signal_receiver
 from typing_extensions import TypeForm, TypeVar, Unpack
 
 from eventbus.clock import Clock, SystemClock
@@ -292,11 +292,18 @@ class EventBus(Registering, Publishing, Generic[C]):
                 await stack.enter_async_context(self)
             with open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 await anext(signals)
-                with CancelScope() as draining:
-                    self._runtime.start_soon(_cancel_at_next, signals, draining)
-                    await self.drain()
-                if draining.cancelled_caught:
+                is_second = False
+                async with create_task_group() as ending:
+                    ending.start_soon(self._drain_and_cancel, ending.cancel_scope)
+                    await anext(signals)
+                    is_second = True
+                    ending.cancel_scope.cancel()
+                if is_second:
                     raise SystemExit(1)
+
+    async def _drain_and_cancel(self, scope: CancelScope) -> None:
+        await self.drain()
+        scope.cancel()
 
     # --- what happened ----------------------------------------------------------------------
 
@@ -456,11 +463,6 @@ class EventBus(Registering, Publishing, Generic[C]):
             raise NotStarted(f"{self!r} is not running: publish inside `async with bus:`")
         if self._phase is not Phase.DRAINING or not is_handler_of(self):
             raise BusClosed(f"{self!r} takes nothing new: publish before it drains or closes")
-
-
-async def _cancel_at_next(signals: AsyncIterator[signal.Signals], scope: CancelScope) -> None:
-    await anext(signals)
-    scope.cancel()
 
 
 def _model_of(topics: Sequence[Topic[Any]], model: object) -> object:

@@ -48,7 +48,7 @@ class FailedDelivery:
     ) -> "FailedDelivery":
         """Note why a delivery failed, as text: the error itself would keep whole frames alive.
 
-        A payload that was refused before the first attempt has 0 attempts and no traceback.
+        A payload that was refused has 0 attempts: it came before the first.
         """
         return cls(
             id=uuid7_text(now),

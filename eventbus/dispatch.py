@@ -19,7 +19,7 @@ from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import Any, TypeAlias, cast
 
-from anyio import CancelScope, get_cancelled_exc_class
+from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 
 from eventbus._loop import is_foreign_cancellation
@@ -66,6 +66,7 @@ async def run_worker(worker: Worker) -> None:
             ending = await deliver(worker, queue, call, link)
         if ending is Ending.OVERDUE and worker.current is not None:
             await settle(worker, worker.current, _timeout_of(worker))
+            ending = _ending(worker)
     worker.flush()
     worker.current = None
     subscription.host.runtime.unwatch(worker)
@@ -247,8 +248,12 @@ def _raise_cancellation(error: BaseException) -> None:
     if isinstance(error, BaseExceptionGroup):
         # A task group of the handler's gathers our cancellation with errors it caused: those go.
         group = cast("BaseExceptionGroup[BaseException]", error)
-        raise group.subgroup(get_cancelled_exc_class()) or group
+        raise group.subgroup(_is_no_failure) or group
     raise error
+
+
+def _is_no_failure(error: BaseException) -> bool:
+    return not isinstance(error, (Exception, BaseExceptionGroup))
 
 
 # --- Lanes ----------------------------------------------------------------------------------------
@@ -302,11 +307,14 @@ def _call_of(member: Member, subscription: Subscription) -> Call:
     if member.shape.is_async:
         return handler
 
-    async def call_in_thread(*arguments: object) -> object:
-        result: object = await threads.run(partial(handler, *arguments))
+    def call_and_check(*arguments: object) -> object:
+        result: object = handler(*arguments)
         if isawaitable(result):
             raise _not_awaited(subscription, result)
         return result
+
+    async def call_in_thread(*arguments: object) -> object:
+        return await threads.run(partial(call_and_check, *arguments))
 
     return call_in_thread
 

@@ -75,10 +75,13 @@ class Timers:
 
     async def run(self) -> None:
         """Fire timers until cancelled."""
-        while True:
-            with CancelScope() as self._nap:
-                await self._sleep_until_next()
-            self._fire_due()
+        try:
+            while True:
+                with CancelScope() as self._nap:
+                    await self._sleep_until_next()
+                self._fire_due()
+        finally:
+            self._nap = None  # a scope belongs to its event loop, and the next run may have another
 
     async def _sleep_until_next(self) -> None:
         if self._heap:

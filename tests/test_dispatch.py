@@ -4,12 +4,12 @@ import logging
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread
 from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
 
@@ -56,7 +56,9 @@ def raising(error: BaseException) -> Callable[[int], Any]:
 # --- Errors of handlers ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), ExceptionGroup("both", [OSError(), ValueError()])])
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), ExceptionGroup("both", [OSError(), ValueError()])]
+)
 async def test_an_exception_fails_the_delivery_alone(error: Exception) -> None:
     """The publisher never sees it, other subscriptions neither, and the worker goes on."""
     handled: list[int] = []
@@ -95,26 +97,18 @@ async def test_a_failing_where_fails_the_delivery() -> None:
     assert (bus.stats().failed, bus.stats().filtered) == (1, 1)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-async def test_what_ends_the_program_ends_the_bus(error: type[BaseException]) -> None:
-    """It leaves the block; it is no failure of the delivery."""
-    bus = EventBus(middleware=[DeadLetter(), Retry()])
-    bus.on(JOBS)(raising(error()))
-
-    with pytest.raises(BaseExceptionGroup) as raised:
-        async with bus:
-            await bus.publish(JOBS, 1)
-            await anyio.sleep_forever()
-
-    assert raised.group_contains(error)
-    assert (bus.stats().failed, bus.stats().retried) == (0, 0)
+async def interrupt(event: int) -> None:
+    """Fail as if the user had pressed Ctrl-C."""
+    raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-async def test_what_ends_the_program_does_so_from_a_task_group_too(
-    error: type[BaseException],
-) -> None:
-    """Beside our cancellation of its siblings and errors, it is not lost."""
+async def exit_program(event: int) -> None:
+    """Fail as if the program were to end."""
+    raise SystemExit(3)
+
+
+async def interrupt_in_a_task_group(event: int) -> None:
+    """Fail so beside a task that answers its cancellation with an error."""
 
     async def fail_when_cancelled() -> None:
         try:
@@ -122,43 +116,64 @@ async def test_what_ends_the_program_does_so_from_a_task_group_too(
         finally:
             raise ValueError
 
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fail_when_cancelled)
+        await checkpoint()
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(
+    ("handler", "kind"),
+    [
+        (interrupt, KeyboardInterrupt),
+        (exit_program, SystemExit),
+        (interrupt_in_a_task_group, KeyboardInterrupt),
+    ],
+)
+def test_what_ends_the_program_ends_the_bus(
+    backend: str, handler: Callable[[int], Any], kind: type[BaseException]
+) -> None:
+    """It goes through to who runs the loop, and is no failure of the delivery."""
     bus = EventBus(middleware=[DeadLetter(), Retry()])
+    bus.on(JOBS)(handler)
 
-    @bus.on(JOBS)
-    async def handle(event: int) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(fail_when_cancelled)
-            await checkpoint()
-            raise error
-
-    with pytest.raises(BaseExceptionGroup) as raised:
+    async def main() -> None:
         async with bus:
             await bus.publish(JOBS, 1)
             await anyio.sleep_forever()
 
-    assert raised.group_contains(error)
-    assert bus.stats().failed == 0
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 - asyncio's is bare, trio's grouped
+        anyio.run(main, backend=backend)
+
+    assert raised.type is kind or raised.group_contains(kind)
+    assert (bus.stats().failed, bus.stats().retried) == (0, 0)
 
 
-async def test_what_ends_the_program_is_not_lost_beside_a_cancellation() -> None:
-    """In one group with our cancellation, the interrupt still leaves the block."""
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_interrupt_while_the_bus_stops_is_not_lost(backend: str) -> None:
+    """In one group with our cancellation, it still goes through."""
     bus = EventBus()
+    begun = anyio.Event()
 
     @bus.on(JOBS)
     async def handle(event: int) -> None:
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            try:
-                await checkpoint()
-            except BaseException as cancellation:
-                raise BaseExceptionGroup("both", [cancellation, KeyboardInterrupt()]) from None
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        except BaseException as cancellation:  # noqa: BLE001 - it is raised again, in a group
+            raise BaseExceptionGroup("both", [cancellation, KeyboardInterrupt()]) from None
 
-    with pytest.raises(BaseExceptionGroup) as raised:
+    async def main() -> None:
         async with bus:
             await bus.publish(JOBS, 1)
-            await anyio.sleep_forever()
+            await begun.wait()
+            raise LookupError
 
-    assert raised.group_contains(KeyboardInterrupt)
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 - asyncio's is bare, trio's grouped
+        anyio.run(main, backend=backend)
+
+    assert raised.type is KeyboardInterrupt or raised.group_contains(KeyboardInterrupt)
 
 
 # --- What a traceback shows -----------------------------------------------------------------------
@@ -210,7 +225,7 @@ async def test_a_traceback_shows_two_frames_of_ours_at_most(
 
     ours = [name for name in frames_of(errors[0]) if "/eventbus/" in name]
     assert 1 <= len(ours) <= most
-    assert letter.traceback.count('/eventbus/') == len(ours)
+    assert letter.traceback.count("/eventbus/") == len(ours)
     assert letter.traceback.rstrip().endswith("ValueError: 1")
 
 
@@ -360,9 +375,8 @@ async def test_a_publisher_that_never_waits_lets_others_run() -> None:
         for event in range(1000):
             await bus.publish(JOBS, event)
 
-    gaps = [later - sooner for sooner, later in zip(turns, turns[1:], strict=False)]
-    assert len(turns) >= 7
-    assert max(gaps) <= 128
+    gaps = [later - sooner for sooner, later in pairwise(turns)]
+    assert max(gaps) <= 2 * 128  # trio may let the publisher run twice in a row
 
 
 # --- Context variables ----------------------------------------------------------------------------
@@ -572,7 +586,7 @@ class Newsroom:
         self.bus = EventBus(clock=clock, **options)
         self.heard: list[int] = []
         self.messages: list[Message] = []
-        self.bus.on(NEWS, name="hearer", **options.get("hearing", {}))(self._hear)
+        self.bus.on(NEWS)(self._hear)
 
     async def _hear(self, event: int, context: Context[int]) -> None:
         self.heard.append(event)
@@ -792,12 +806,30 @@ async def test_an_error_in_sending_fails_the_attempt(clock: ManualClock) -> None
 
 
 async def test_what_a_handler_publishes_passes_publish_middleware(clock: ManualClock) -> None:
-    """It may change or refuse it; refusing fails the attempt."""
+    """It may be changed on its way, as any other message."""
+
+    async def stamp(message: Message, call_next: PublishNext) -> Receipt:
+        return await call_next(message.replace(headers={"stamped": "yes"}))
+
+    room = Newsroom(clock, publish_middleware=[stamp])
+
+    @room.bus.on(JOBS)
+    async def handle(event: int, context: Context[int]) -> None:
+        await context.publish(NEWS, event)
+
+    async with room.bus as bus:
+        await bus.publish(JOBS, 1)
+
+    assert [message.headers for message in room.messages] == [{"stamped": "yes"}]
+
+
+async def test_publish_middleware_that_refuses_fails_the_attempt(clock: ManualClock) -> None:
+    """The handler's news is refused when it is sent, after the handler itself has ended."""
 
     async def censor(message: Message, call_next: PublishNext) -> Receipt:
-        if message.payload == 13:
-            raise PermissionError("unlucky")
-        return await call_next(message.replace(headers={"seen": "yes"}))
+        if message.topic == "news":
+            raise PermissionError("no news")
+        return await call_next(message)
 
     room = Newsroom(clock, publish_middleware=[censor], middleware=[DeadLetter()])
 
@@ -806,11 +838,12 @@ async def test_what_a_handler_publishes_passes_publish_middleware(clock: ManualC
         await context.publish(NEWS, event)
 
     async with room.bus as bus:
-        await bus.publish_many(JOBS, [1, 12])
-        await bus.publish(JOBS, 5)
+        await bus.publish(JOBS, 1)
         await bus.join()
+        letters = await bus.dead_letters()
 
-        assert [message.headers["seen"] for message in room.messages] == ["yes"] * 3
+    assert [letter.error for letter in letters] == ["no news"]
+    assert room.heard == []
 
 
 async def test_publishing_on_the_bus_is_immediate(clock: ManualClock) -> None:
@@ -865,6 +898,5 @@ async def test_giving_up_says_what_becomes_of_the_message(
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert sorted(lines) == [
         "keeps gives up <Message m-1 on 'jobs'> after 1 attempts, a dead letter now",
-        "loses gives up <Message m-1 on 'jobs'> after 1 attempts, "
-        "lost: no DeadLetter() keeps it",
+        "loses gives up <Message m-1 on 'jobs'> after 1 attempts, lost: no DeadLetter() keeps it",
     ]

@@ -30,7 +30,7 @@ async def publish_one(clock: ManualClock, **options: Any) -> Message:
 
 
 async def test_a_message_tells_what_was_published(clock: ManualClock) -> None:
-    """Topic, payload, key and headers are those of the publish, the time that of the bus's clock."""
+    """Topic, payload, key and headers as published, and the time of the bus's clock."""
     message = await publish_one(clock, key="o-1", headers={"source": "web"})
 
     assert (message.topic, message.payload) == ("orders.created", {"order_id": "o-1"})

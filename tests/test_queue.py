@@ -1,8 +1,9 @@
 """The bounded queue: its order, its policies, its wake-ups, and what cancellation leaves behind."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -416,7 +417,8 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.items)
     @rule(keeps=st.booleans())
     def take(self, *, keeps: bool) -> None:
-        assert self.queue.take_nowait() == (entry := self.model.items.pop(0))
+        entry = self.queue.take_nowait()
+        assert entry == self.model.items.pop(0)
         self.model.move_up()
         if keeps:
             self.holding.append(entry)
@@ -472,7 +474,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 async def test_the_queue_does_what_its_model_does() -> None:
     """Publishing, taking, holding, restoring and giving up in any order, for every policy."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call] - hypothesis leaves it untyped
+    run_state_machine_as_test(
         QueueMachine, settings=settings(max_examples=150, stateful_step_count=30, deadline=None)
     )
 
@@ -526,7 +528,7 @@ async def test_control_a_limit_raised_in_haste_loses_a_wake_up(clock: ManualCloc
 def look_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo the protection: nobody sees that a publisher is being cancelled until it has run."""
     kind = type(anyio.get_current_task())  # each loop has its own
-    monkeypatch.setattr(kind, "has_pending_cancellation", lambda _: False)
+    monkeypatch.setattr(kind, "has_pending_cancellation", Mock(return_value=False))
 
 
 async def delivers_what_was_cancelled(clock: ManualClock) -> bool:
@@ -825,22 +827,24 @@ async def test_idle_is_when_no_queue_has_work(clock: ManualClock) -> None:
     """An entry queued, held or waiting for a place keeps who waits for idleness waiting."""
     activity = Activity()
     queue = Queue(1, activity=activity)
-    reached: list[Callable[[], object]] = []
-    steps = [queue.take_nowait, queue.hold, queue.take_nowait, queue.release]
+    idle = anyio.Event()
     fill(queue, 1)
 
     async def wait() -> None:
         await activity.wait_idle()
-        reached.append(steps[done])
+        idle.set()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(publish, queue, 2)
         tasks.start_soon(wait)
-        for done, step in enumerate(steps):
+        for step in (queue.take_nowait, queue.hold, queue.take_nowait, queue.release):
             await clock.settle()
+
+            assert not idle.is_set()
+
             step()
 
-    assert reached == [steps[-1]]
+    assert idle.is_set()
 
 
 async def test_idle_at_once_is_still_a_checkpoint() -> None:
@@ -925,7 +929,7 @@ async def test_a_refused_publish_reaches_no_queue(clock: ManualClock, overflow: 
         for event in range(2):
             await bus.publish(JOBS, event)
             await clock.settle()
-        with pytest.raises(QueueFull, match="'jobs': 1 of 1 places .* overflow='fail'"):
+        with pytest.raises(QueueFull, match=r"'jobs': 1 of 1 places .* overflow='fail'"):
             await bus.publish(JOBS, 2)
         refusing.open()
         other.open()

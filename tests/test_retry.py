@@ -22,7 +22,10 @@ class Attempts:
     """A handler that always fails, unless told when to stop, and notes when it was called."""
 
     def __init__(
-        self, clock: ManualClock, error: Callable[[], BaseException] = ValueError, failures: int = 99
+        self,
+        clock: ManualClock,
+        error: Callable[[], BaseException] = ValueError,
+        failures: int = 99,
     ) -> None:
         self.times: list[float] = []
         self.contexts: list[tuple[int, bool]] = []

@@ -23,6 +23,7 @@ class DeadLetters:
         self._on_lost = on_lost
         self._size = size
         self._kept: dict[str, FailedDelivery] = {}
+        self._claimed: set[str] = set()
 
     def keep(self, failure: FailedDelivery) -> None:
         """Keep a failure; the oldest goes when there are too many."""
@@ -49,8 +50,20 @@ class DeadLetters:
             candidates = [self._kept[key] for key in ids if key in self._kept]
         return [f for f in candidates if subscription in {None, f.subscription}]
 
+    def claim(self, failure: FailedDelivery) -> bool:
+        """Take a failure for oneself, where it is; False if it is taken or gone."""
+        if failure.id in self._claimed or failure.id not in self._kept:
+            return False
+        self._claimed.add(failure.id)
+        return True
+
+    def release(self, failure: FailedDelivery) -> None:
+        """Leave a claimed failure to others again."""
+        self._claimed.discard(failure.id)
+
     def remove(self, failure: FailedDelivery) -> bool:
         """Remove a failure; False if somebody else did."""
+        self._claimed.discard(failure.id)
         return self._kept.pop(failure.id, None) is not None
 
     def _older_than(self, before: str | None, subscription: str | None) -> Iterator[FailedDelivery]:

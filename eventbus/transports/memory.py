@@ -183,14 +183,14 @@ class MemoryTransport:
         if subscription is None:
             return False
         delivery = _delivery_for(subscription, failure.message)
-        if delivery is None or not self._dead_letters.remove(failure):
+        if delivery is None or not self._dead_letters.claim(failure):
             return False
         try:
             await subscription.ready_queue().put(delivery)
         except BaseException:
-            self._dead_letters.keep(failure)
+            self._dead_letters.release(failure)
             raise
-        return True
+        return self._dead_letters.remove(failure)
 
     def _show(self, listener: Subscription, failure: FailedDelivery) -> None:
         queue = listener.ready_queue()

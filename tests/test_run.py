@@ -1,0 +1,156 @@
+"""`bus.run()`: a program that serves until a signal, tried as a program of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from eventbus import BusClosed, EventBus
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+
+PROGRAM = """
+import os
+import sys
+import anyio
+from eventbus import EventBus
+
+class Telling(EventBus):
+    async def __aenter__(self):
+        await super().__aenter__()
+        await self.publish("work", {"n": 1})
+        return self
+
+    async def drain(self):
+        print("draining", flush=True)
+        await super().drain()
+
+bus = Telling()
+
+@bus.on("work")
+async def work(event: dict[str, int]) -> None:
+    print("working", flush=True)
+    await anyio.wait_readable(0)
+    print("worked", flush=True)
+
+async def start_outside() -> None:
+    async with bus:
+        await bus.run()
+        print("drained", flush=True)
+
+async def start_by_run() -> None:
+    await bus.run()
+    print("drained", flush=True)
+
+anyio.run(globals()[sys.argv[1]], backend=sys.argv[2])
+print("ended", flush=True)
+"""
+
+
+class Served:
+    """The program, as seen from outside."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def expect(self, line: str) -> None:
+        """Wait for a line of its output."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == line
+
+    def finish_work(self) -> None:
+        """Let the handler go on."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go on\n")
+        self.process.stdin.flush()
+
+    def rest(self) -> str:
+        """Wait for its end, and give what else it wrote."""
+        # Before `communicate`, which closes the input: that would let the handler go on.
+        self.process.wait(timeout=30)
+        output, errors = self.process.communicate()
+        assert "Traceback" not in errors, errors
+        return output
+
+
+@contextmanager
+def serving(start: str, backend: str) -> Iterator[Served]:
+    """Run the program until the block ends."""
+    process = subprocess.Popen(  # noqa: S603 - the program is written above
+        [sys.executable, "-c", PROGRAM, start, backend],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    try:
+        yield Served(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Name the event loop of the program."""
+    name: str = request.param
+    return name
+
+
+@pytest.mark.parametrize("start", ["start_outside", "start_by_run"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+def test_the_first_signal_drains(start: str, backend: str, number: signal.Signals) -> None:
+    """What is being handled is finished, and the program ends well."""
+    with serving(start, backend) as program:
+        program.expect("working")
+        program.process.send_signal(number)
+        program.expect("draining")
+        program.finish_work()
+        program.expect("worked")
+
+        assert program.rest().replace("draining\n", "") == "drained\nended\n"
+        assert program.process.returncode == 0
+
+
+@pytest.mark.parametrize("start", ["start_outside", "start_by_run"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+def test_the_second_signal_stops(start: str, backend: str, number: signal.Signals) -> None:
+    """Whoever asks twice does not want to wait: the program ends at once, with code 1."""
+    with serving(start, backend) as program:
+        program.expect("working")
+        program.process.send_signal(number)
+        program.expect("draining")
+        program.process.send_signal(number)
+
+        assert program.rest() == ""
+        assert program.process.returncode == 1
+
+
+async def test_a_cancelled_run_ends_the_bus_it_started() -> None:
+    """Without a signal `run` ends as any other call does, when it is cancelled."""
+    bus = EventBus()
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bus.run)
+            await anyio.wait_all_tasks_blocked()
+            await bus.publish("work", {})
+            scope.cancel()
+
+    with pytest.raises(BusClosed):
+        await bus.publish("work", {})
+
+
+async def test_a_cancelled_run_leaves_a_bus_that_ran_already() -> None:
+    """Who started the bus ends it."""
+    async with EventBus() as bus:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await bus.run()
+        await bus.publish("work", {})
