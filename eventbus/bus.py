@@ -162,8 +162,8 @@ class EventBus(Registering, Publishing, Generic[C]):
                 raise InvalidOption(f"name={name!r}: a router's handlers name themselves")
             router_or_object.attach(lambda one: self.register(one.within(prefix, ())))
             return
-        for registration in marked_methods(router_or_object):
-            self.register(registration.within(prefix, ()).named(name))
+        for registration in marked_methods(router_or_object, name):
+            self.register(registration.within(prefix, ()))
 
     async def unsubscribe(self, handler_or_name: str | Callable[..., object], /) -> None:
         """End subscriptions, by handler or by name; returns when their queues have been handled.

@@ -97,15 +97,14 @@ class Registration:
             patterns = self.patterns
         return replace(self, patterns=patterns, middleware=(*middleware, *self.middleware))
 
-    def named(self, prefix: str | None) -> "Registration":
-        """Put an object's name before the handler's own."""
-        if prefix is None:
-            return self
+    def named(self, prefix: str, number: int = 1) -> "Registration":
+        """Put an object's name before the handler's own, and its number after, if that is not 1."""
         check_name(prefix)
-        own = self.options.get("name") or getattr(self.handler, "__name__", "handler")
         if "group" in self.options:
             return self
-        return replace(self, options={**self.options, "name": f"{prefix}.{own}"})
+        method = f"{getattr(self.handler, '__name__', 'handler')}{f'-{number}' * (number > 1)}"
+        name = f"{prefix}.{self.options.get('name', method)}"
+        return replace(self, options={**self.options, "name": name})
 
     @classmethod
     def begin(
@@ -141,7 +140,7 @@ def patterns_of(given: Sequence[object]) -> tuple[tuple[str, ...], tuple[Topic[A
         raise InvalidPattern(f"{given!r} mixes Topics and strings: register the handler twice")
     if topics:
         return tuple(topic.name for topic in topics), topics
-    return tuple(check_pattern(cast("str", one)) for one in dict.fromkeys(given)), ()
+    return tuple(dict.fromkeys(check_pattern(cast("str", one)) for one in given)), ()
 
 
 def check_options(options: Mapping[str, Any], known: frozenset[str], where: str) -> None:

@@ -4,12 +4,14 @@ __all__ = ("Defaults", "Found", "Registry")
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeAlias, cast
 
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import DuplicateSubscription, InvalidOption
 from eventbus.handlers import check_name, default_name
 from eventbus.middleware import Middleware, Policy
+from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
 from eventbus.registration import HandlerOptions, Registration, SubscribeOptions
 from eventbus.schema import Schema, schema_of
@@ -46,6 +48,7 @@ class Registry:
         self._transport = transport
         self._contracts = contracts
         self._defaults = defaults
+        self._last_numbers: dict[str, int] = {}
         # One schema per model, shared: it is most of what an idle subscription would weigh.
         self._schemas: dict[Schema[Any], Schema[Any]] = {}
 
@@ -99,16 +102,20 @@ class Registry:
         Raises:
             InvalidOption: There are none.
         """
-        found = [
-            (subscription, member)
-            for subscription in self.subscriptions.values()
-            for member in subscription.members
-            if handler_or_name in (subscription.name, member.handler)
-        ]
+        if isinstance(handler_or_name, str):
+            named = self.subscriptions.get(handler_or_name)
+            found = [] if named is None else [(named, member) for member in named.members]
+        else:
+            found = [
+                (subscription, member)
+                for subscription in self.subscriptions.values()
+                for member in subscription.members
+                if member.handler == handler_or_name
+            ]
         if not found:
             raise InvalidOption(
-                f"{handler_or_name!r} is not subscribed: give a handler, or a name out of "
-                f"{sorted(self.subscriptions)}"
+                f"{handler_or_name!r} is not subscribed: give a handler of this bus, or the name "
+                f"of a subscription{did_you_mean(str(handler_or_name), self.subscriptions)}"
             )
         return found
 
@@ -198,9 +205,12 @@ class Registry:
                 f"a subscription is named {explicit!r} already: choose another name, or put both "
                 f"handlers into group={explicit!r} if they are to share its messages"
             )
-        name, number = explicit or check_name(default), 1
-        while name in self.subscriptions:
-            number += 1
+        name = explicit or check_name(default)
+        if name in self.subscriptions:
+            # From where the last one was found: else the n-th of a name would try n of them.
+            numbers = count(self._last_numbers.get(default, 1) + 1)
+            number = next(n for n in numbers if f"{default}-{n}" not in self.subscriptions)
+            self._last_numbers[default] = number
             name = f"{default}-{number}"
         return name
 

@@ -12,8 +12,9 @@ __all__ = (
 )
 
 from collections.abc import Callable, Iterator, Sequence
-from inspect import Parameter
-from typing import Any, Protocol, TypeVar, cast, overload
+from inspect import Parameter, getattr_static
+from itertools import chain
+from typing import Any, Protocol, TypeVar, overload
 
 from pydantic import BaseModel
 from typing_extensions import TypeForm, Unpack
@@ -250,7 +251,7 @@ def handles(
     begun = Registration.begin(patterns, model, options)
 
     def mark(method: Callable[..., object]) -> Callable[..., object]:
-        marks = (*getattr(method, _MARKS, ()), begun)
+        marks = (*_marks_of(method), begun)
         try:
             setattr(method, _MARKS, marks)
         except AttributeError:
@@ -260,24 +261,33 @@ def handles(
     return mark
 
 
-def marked_methods(instance: object) -> list[Registration]:
+def marked_methods(instance: object, name: str | None = None) -> list[Registration]:
     """Find the handlers among an object's methods, bound to it, in the order of their definition.
+
+    A method overridden without a mark is none. The name goes before those of the handlers.
 
     Raises:
         InvalidHandler: It has none.
+        InvalidOption: The name cannot be one.
     """
-    found = {
-        name: getattr(instance, name)
-        for kind in reversed(type(instance).__mro__)
-        for name, member in vars(kind).items()
-        if hasattr(member, _MARKS)
-    }
-    if not found:
+    kind = type(instance)
+    candidates = dict.fromkeys(chain.from_iterable(map(vars, reversed(kind.__mro__))))
+    methods = [getattr(instance, one) for one in candidates if _is_marked(kind, one)]
+    if not methods:
         raise InvalidHandler(
             f"{instance!r} has no handlers: mark its methods with @handles(...), or give a Router"
         )
     return [
-        begun.of(method)
-        for method in found.values()
-        for begun in cast("Sequence[Registration]", getattr(method, _MARKS))
+        begun.of(method) if name is None else begun.of(method).named(name, number)
+        for method in methods
+        for number, begun in enumerate(_marks_of(method), start=1)
     ]
+
+
+def _is_marked(kind: type, name: str) -> bool:
+    return hasattr(getattr_static(kind, name), _MARKS)
+
+
+def _marks_of(method: object) -> tuple[Registration, ...]:
+    marks: tuple[Registration, ...] = getattr(method, _MARKS, ())
+    return marks

@@ -218,6 +218,106 @@ async def test_the_workers_of_a_group_share_its_lanes() -> None:
     assert [pair for pair in floor.overlaps if pair[0][0] == pair[1][0]] == []
 
 
+async def test_a_handler_that_joins_a_group_at_work_keeps_its_keys(clock: ManualClock) -> None:
+    """What the first handler is busy with holds its key against the newcomer as well."""
+    began: list[Keyed] = []
+    opened = anyio.Event()
+    bus = EventBus(clock=clock)
+
+    async def handle(event: Keyed) -> None:
+        began.append(event)
+        await opened.wait()
+
+    bus.on(JOBS, group="workers", key=key_of)(handle)
+    async with bus:
+        await bus.publish_many(JOBS, [("a", count) for count in range(3)])
+        await clock.settle()
+        bus.on(JOBS, group="workers")(handle)
+        await bus.publish(JOBS, ("b", 0))
+        await clock.settle()
+
+        assert began == [("a", 0), ("b", 0)]
+
+        opened.set()
+
+    assert [count for key, count in began if key == "a"] == [0, 1, 2]
+
+
+# --- Keys and policies that drop ------------------------------------------------------------------
+
+
+class Stalling:
+    """A handler that stands still at some events until it is opened, and notes where it began."""
+
+    def __init__(self, *stalling: Keyed) -> None:
+        self.began: list[tuple[Keyed, int]] = []
+        self._stalling = stalling
+        self._opened = anyio.Event()
+
+    async def __call__(self, event: Keyed, context: Context[Keyed]) -> None:
+        self.began.append((event, context.attempt))
+        if event in self._stalling:
+            await self._opened.wait()
+        elif event == ("a", 0) and context.attempt == 1:
+            raise ValueError
+
+    def open(self) -> None:
+        """Let all pass from now on."""
+        self._opened.set()
+
+
+async def test_a_key_goes_on_after_what_waited_behind_it_was_replaced(clock: ManualClock) -> None:
+    """Under `latest`, a newer message may be queued when its turn comes: that one is handled."""
+    handler = Stalling(("a", 0), ("b", 0))
+    bus = EventBus(clock=clock)
+    bus.on(JOBS, concurrency=2, key=key_of, overflow="latest")(handler)
+    async with bus:
+        for event in (("a", 0), ("a", 1), ("b", 0), ("a", 2)):
+            await bus.publish(JOBS, event)
+            await clock.settle()
+        handler.open()
+        await clock.settle()
+
+        assert handler.began[-1] == (("a", 2), 1)
+
+
+async def test_a_key_goes_on_after_its_retry_was_replaced(clock: ManualClock) -> None:
+    """Under `latest`, a retry that comes back to a newer message of its key makes way for it."""
+    handler = Stalling(("b", 0))
+    bus = EventBus(clock=clock, middleware=[ONE_RETRY])
+    bus.on(JOBS, key=key_of, overflow="latest")(handler)
+    async with bus:
+        for event in (("a", 0), ("b", 0), ("a", 1)):
+            await bus.publish(JOBS, event)
+            await clock.settle()
+        await clock.advance(1.0)
+        handler.open()
+        await clock.settle()
+
+        assert handler.began[-1] == (("a", 1), 1)
+
+
+async def test_a_key_goes_on_after_its_retry_was_dropped(clock: ManualClock) -> None:
+    """Under `drop_oldest`, a retry that is due may be the oldest in the queue."""
+    handler = Stalling(("b", 0))
+    bus = EventBus(clock=clock, middleware=[ONE_RETRY])
+    bus.on(JOBS, key=key_of, overflow="drop_oldest", queue_size=2)(handler)
+    async with bus:
+        for event in (("a", 0), ("b", 0)):
+            await bus.publish(JOBS, event)
+            await clock.settle()
+        await clock.advance(1.0)
+        await bus.publish_many(JOBS, [("c", 0), ("d", 0)])
+        handler.open()
+        await clock.settle()
+        await bus.publish(JOBS, ("a", 1))
+        await clock.settle()
+
+        assert [event for event, _ in handler.began] == [
+            ("a", 0), ("b", 0), ("c", 0), ("d", 0), ("a", 1)
+        ]  # fmt: skip
+
+
 # --- Keys that fail -------------------------------------------------------------------------------
 
 

@@ -296,7 +296,7 @@ async def test_a_group_that_holds_our_cancellation_is_no_failure(clock: ManualCl
     async def handle(event: int) -> None:
         try:
             await anyio.sleep_forever()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised again, in a group
             raise BaseExceptionGroup("both", [error, ValueError()]) from None
 
     with pytest.raises(LookupError):

@@ -345,3 +345,18 @@ async def test_what_waits_behind_an_abandoned_retry_is_handled(clock: ManualCloc
     stats = bus.stats()
 
     assert (stats.succeeded, stats.abandoned) == (2, 1)
+
+
+async def test_a_held_lane_goes_on_when_its_retry_is_abandoned(clock: ManualClock) -> None:
+    """A retry that holds its lane past the deadline gives way: what is behind it is handled."""
+    handler = Attempts(clock, failures=1)
+    patient = Retry(initial=40.0, maximum=40.0, jitter=False, hold=True)
+    bus = EventBus(clock=clock, middleware=[patient], drain_timeout=30.0)
+    bus.on(JOBS)(handler)
+    async with anyio.create_task_group() as tasks, bus:
+        await bus.publish_many(JOBS, [1, 2, 3])
+        await clock.settle()
+        tasks.start_soon(clock.advance, 31.0)
+    stats = bus.stats()
+
+    assert (stats.succeeded, stats.abandoned) == (2, 1)
