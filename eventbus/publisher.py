@@ -105,7 +105,7 @@ class Publishing:
         message.head = (route.topic, self._now(), route.matched, None)
         message.event = event
         queues = route.queues_as_is.get(type(event))
-        waiters: list[Waiter[Entry]] = []
+        waiters: list[Waiter[Entry]] | None = None
         if queues is None:
             try:
                 waiters = route.feed(message)
@@ -117,6 +117,7 @@ class Publishing:
                 if len(queue.items) < queue.limit:
                     queue.items.append(message)
                 elif (waiter := queue.offer(message)) is not None:
+                    waiters = waiters or []
                     waiters.append(waiter)
         if waiters:
             await wait_for_places(waiters)

@@ -144,6 +144,7 @@ class Worker:
     burst: Iterator[int] = field(default_factory=lambda: iter(()))
     burst_size: int = 0
     slice_ends: float = 0.0
+    pace: int = 16
 
     @property
     def timeout_seconds(self) -> float | None:

@@ -164,6 +164,8 @@ class _Group:
 
     def parse_all(self, messages: Sequence[Message]) -> Sequence[Entry]:
         """Make the entries of messages, without those that are refused."""
+        if self.schema is None:
+            return messages
         kinds = {type(message.event) for message in messages}
         if all(map(self.takes_as_is, kinds)):
             return messages

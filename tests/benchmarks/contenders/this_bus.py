@@ -1,0 +1,52 @@
+"""How an event goes through this bus, default options."""
+
+__all__ = ("CONTENDERS", "ON_ASYNCIO")
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from eventbus import EventBus
+from tests.benchmarks.contenders.contender import Contender, Publish, PublishTo
+from tests.benchmarks.floors import Tally, counting
+from tests.benchmarks.order import EVENT, TOPIC, NestedOrder, as_event
+
+
+@asynccontextmanager
+async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+    bus = EventBus()
+    for topic in topics:
+        bus.on(topic)(counting(tally))
+    async with bus:
+        yield _publishing(bus)
+
+
+@asynccontextmanager
+async def orders(tally: Tally) -> AsyncIterator[Publish]:
+    bus = EventBus()
+    bus.on(TOPIC, model=NestedOrder)(counting(tally))
+    async with bus:
+        yield _publishing(bus)
+
+
+@asynccontextmanager
+async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncIterator[PublishTo]:
+    bus = EventBus()
+    bus.on(*patterns)(counting(tally))
+
+    async def publish_to(topics: Iterable[str]) -> None:
+        for topic in topics:
+            await bus.publish(topic, EVENT)
+        await bus.join()
+
+    async with bus:
+        yield publish_to
+
+
+def _publishing(bus: EventBus) -> Publish:
+    async def publish(events: Iterable[object]) -> None:
+        for event in events:
+            await bus.publish(TOPIC, as_event(event))
+        await bus.join()
+
+    return publish
