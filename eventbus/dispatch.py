@@ -19,7 +19,7 @@ from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import Any, TypeAlias, cast
 
-from anyio import CancelScope
+from anyio import CancelScope, Event
 from anyio.lowlevel import checkpoint
 
 from eventbus._loop import is_foreign_cancellation
@@ -142,6 +142,7 @@ def _ending(worker: Worker) -> Ending:
 async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
     """Wait until there is something to take; False once there never will be."""
     worker.current = None
+    _leave_lane(worker)  # one taken for it by a handler that joined the group meanwhile
     is_rested = False
     while not worker.member.is_retired:
         if queue.items:
@@ -233,12 +234,11 @@ async def _retry(
 
 
 async def _hold(worker: Worker, delivery: LaterDelivery, delay: float) -> None:
-    """Wait here, so that all behind waits too; a stop meanwhile finds the place still held."""
-    queue = worker.subscription.ready_queue()
+    """Wait until the retry is due, so that all behind waits too."""
+    is_over = Event()
     worker.current = None
-    queue.hold()
-    await worker.subscription.host.clock.sleep(delay)
-    queue.restore(delivery.next_attempt())
+    await worker.subscription.source.settle([(delivery, RetryLater(delay, then=is_over.set))])
+    await is_over.wait()
 
 
 def _timeout_of(worker: Worker) -> HandlerTimeout:

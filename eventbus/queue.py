@@ -139,6 +139,7 @@ class DeliveryQueue(Generic[T]):
         "_key_of",
         "_latest",
         "_new_wake_up",
+        "_on_dropped",
         "_spare",
         "_start_worker",
         "_started",
@@ -163,6 +164,7 @@ class DeliveryQueue(Generic[T]):
         key_of: Callable[[T], str | None] = lambda _: None,
         activity: Activity | None = None,
         new_wake_up: Callable[[], WakeUp] = Event,
+        on_dropped: Callable[[T], None] = lambda _: None,
     ) -> None:
         self.items: deque[T] = deque()
         self.waiters: deque[Waiter[T]] | tuple[()] = ()  # a deque is 0.7 kB: made when needed
@@ -173,6 +175,7 @@ class DeliveryQueue(Generic[T]):
         self.is_closed = False
         self.is_stopped = False
         self._new_wake_up = new_wake_up
+        self._on_dropped = on_dropped
         self._idle: list[WakeUp] = []
         self._spare = workers
         self._started = 0
@@ -249,7 +252,7 @@ class DeliveryQueue(Generic[T]):
             return waiter
         self.dropped += 1
         if self.overflow == "drop_oldest" and self.items:
-            self.items.popleft()
+            self._on_dropped(self.items.popleft())
             self._append(entry)
         return None
 
@@ -263,10 +266,11 @@ class DeliveryQueue(Generic[T]):
     def _append(self, entry: T) -> None:
         if self._latest is not None:
             key = self._key_of(entry)
-            is_new = key not in self._latest
+            older = self._latest.get(key)
             self._latest[key] = entry
-            if not is_new:
+            if older is not None:
                 self.dropped += 1
+                self._on_dropped(older)
                 return
         self.items.append(entry)
         self._wake()
@@ -350,22 +354,22 @@ class DeliveryQueue(Generic[T]):
         self.held += 1
         self._update()
 
-    def restore(self, entry: T) -> None:
-        """Put an entry back at the front, into the place that was kept for it."""
-        self.held -= 1
-        self.put_back(entry)
+    def restore(self, entry: T) -> bool:
+        """Put an entry back at the front, into the place that was kept for it.
 
-    def put_back(self, entry: T) -> None:
-        """Put an entry at the front, whether there is room or not."""
+        False where a newer one of its key is waiting already: then it is dropped.
+        """
+        self.held -= 1
         if self._replaces(entry):  # a newer one of its key already waits
             self.dropped += 1
             self.refill()
-            return
+            return False
         if self._latest is not None:
             self._latest[self._key_of(entry)] = entry
         self.items.appendleft(entry)
         self._wake()
         self.refill()  # in a `latest` queue a newer one of its key may wait to replace it
+        return True
 
     def release(self) -> None:
         """Give up a kept place."""
@@ -377,9 +381,11 @@ class DeliveryQueue(Generic[T]):
     # --- life -----------------------------------------------------------------------------------
 
     def add_worker(self) -> None:
-        """Allow one more taker to be started."""
+        """Allow one more taker to be started; at once, where something is queued."""
         self._spare += 1
         self._update()
+        if self.items:
+            self._wake()
 
     def worker_ended(self) -> None:
         """Count a taker that has gone for good; the others look around whether they may go too."""

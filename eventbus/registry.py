@@ -43,7 +43,7 @@ class Registry:
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         self.ended = Counts()
-        self.checks_fit = contracts.is_closed
+        self._is_running = False
         self._host = host
         self._transport = transport
         self._contracts = contracts
@@ -137,9 +137,9 @@ class Registry:
         Raises:
             ContractError: A subscription's model fits none of the contracts its patterns overlap.
         """
+        self._is_running = True
         for subscription in self.subscriptions.values():
             self._check_fit(subscription)
-        self.checks_fit = True
 
     # --- making one -------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class Registry:
             self._contracts.learn(topic)
         schema = self._shared(schema_of(model))
         subscription = Subscription(name, patterns, schema, options, self._host, is_group=is_group)
-        if self.checks_fit:
+        if self._is_running or self._contracts.is_closed:
             self._check_fit(subscription)
         subscription.source = self._transport.open(subscription)
         self.subscriptions[name] = subscription
@@ -185,7 +185,7 @@ class Registry:
             subscription.name,
             subscription.patterns,
             subscription.schema,
-            silent=subscription.options.skips_invalid,
+            silent=subscription.options.skips_invalid or not self._is_running,
         )
 
     def _shared(self, schema: Schema[Any] | None) -> Schema[Any] | None:

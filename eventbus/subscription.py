@@ -2,6 +2,7 @@
 
 __all__ = ("Counts", "Host", "Member", "Options", "Run", "Subscription", "Worker")
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context as Variables
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from eventbus.clock import Clock
 from eventbus.contracts import Topic
 from eventbus.errors import InvalidOption
 from eventbus.handlers import HandlerShape
-from eventbus.message import Entry, Message, delivery_of
+from eventbus.message import Delivery, Entry, Message, delivery_of
 from eventbus.middleware import DeadLetter, Middleware, Policy, Retry, Timeout
 from eventbus.middleware.chain import innermost
 from eventbus.publishing import PublishOptions
@@ -166,6 +167,12 @@ class Worker:
         """How many entries of the running burst have been started."""
         return self.burst_size - length_hint(self.burst)
 
+    def end_burst(self) -> None:
+        """End the running burst with its current entry, so that the worker looks around."""
+        self.flush()
+        self.burst_size = 0
+        deque(self.burst, maxlen=0)
+
     def uncount(self) -> None:
         """Count the burst's current entry as not taken."""
         self.subscription.counts.started -= 1
@@ -289,6 +296,7 @@ class Subscription:
                 key_of=self._slot_of,
                 activity=self.host.activity if self.members else None,
                 new_wake_up=self.host.runtime.new_wake_up,
+                on_dropped=self._leave_lane_of,
             )
             self.lanes = Lanes(self.queue)
             self.seen_dropped = 0
@@ -296,8 +304,11 @@ class Subscription:
 
     def add_member(self, member: Member) -> None:
         """Let one more handler share the messages."""
+        was_alone = self.concurrency == 1
         self.members.append(member)
         self.concurrency += member.concurrency
+        if was_alone:
+            self._close_lanes_of_running()
         if self.queue is not None:
             for _ in range(member.concurrency):
                 self.queue.add_worker()
@@ -328,9 +339,22 @@ class Subscription:
         """Open a key's lane for the next behind, which goes to the front of the queue."""
         if self.queue is None or self.lanes is None:
             return
-        behind = self.lanes.leave(key)
-        if behind is not None:
-            self.queue.restore(delivery_of(behind).in_lane(key))
+        while (behind := self.lanes.leave(key)) is not None:
+            if self.queue.restore(delivery_of(behind).in_lane(key)):
+                return
+
+    def _leave_lane_of(self, dropped: Entry) -> None:
+        if isinstance(dropped, Delivery) and dropped.lane is not None:
+            self.leave_lane(dropped.lane)
+
+    def _close_lanes_of_running(self) -> None:
+        """Take the lanes of what runs: alone, a worker did not need to, but now it is not alone."""
+        for worker in self.workers:
+            if worker.current is not None and worker.lane is None and self.lanes is not None:
+                worker.lane = self._slot_of(worker.current)
+                if worker.lane is not None:
+                    self.lanes.enter(worker.lane, worker.current)
+                worker.end_burst()
 
     def _start_worker(self) -> None:
         worker = Worker(self, self._next_member())

@@ -38,6 +38,7 @@ class Watchdog:
         self._watched: dict[Worker, _Watch] = {}
         self._nap: CancelScope | None = None
         self._nap_seconds = math.inf
+        self._was_quiet = True
 
     def watch(self, worker: Worker, seconds: float) -> None:
         """Look after a worker that begins to work; cheap when it is watched already."""
@@ -58,9 +59,14 @@ class Watchdog:
                 await self._sleep()
 
     async def _sleep(self) -> None:
-        """Sleep until it is time to look again: for ever, where nothing is running."""
-        running = (w.seconds for worker, w in self._watched.items() if worker.current is not None)
-        self._nap_seconds = min(running, default=math.inf) / LOOKS_PER_TIMEOUT
+        """Sleep until it is time to look again: for ever, once it is quiet.
+
+        Not at the first quiet look: waking it for each burst of messages would cost 2 A a message.
+        """
+        is_quiet = all(worker.current is None for worker in self._watched)
+        limits = () if is_quiet and self._was_quiet else self._watched.values()
+        self._was_quiet = is_quiet
+        self._nap_seconds = min((w.seconds for w in limits), default=math.inf) / LOOKS_PER_TIMEOUT
         if self._nap_seconds == math.inf:
             await anyio.sleep_forever()
         else:

@@ -209,7 +209,8 @@ async def test_an_entry_put_back_finds_room_even_in_a_full_queue() -> None:
     fill(queue, 1)
     queue.take_nowait()
     fill(queue, 2)
-    queue.put_back(1)
+    queue.hold()
+    queue.restore(1)
 
     assert (queue.dropped, drain(queue)) == (0, [1, 2])
 

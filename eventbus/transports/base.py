@@ -23,7 +23,7 @@ __all__ = (
     "Transport",
 )
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -56,9 +56,13 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """The delivery is to come again, `delay` seconds from now, as the attempt after its own."""
+    """The delivery is to come again, `delay` seconds from now, as the attempt after its own.
+
+    `then` is called once it has, or once it is certain that it never will.
+    """
 
     delay: float
+    then: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

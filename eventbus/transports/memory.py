@@ -59,7 +59,7 @@ class MemorySource:
         """Set retries on their way and keep dead letters; done before it returns."""
         for delivery, outcome in outcomes:
             if isinstance(outcome, RetryLater):
-                self._transport.retry_later(self._subscription, delivery, outcome.delay)
+                self._transport.retry_later(self._subscription, delivery, outcome)
             elif isinstance(outcome, Dead):
                 self._transport.bury(self._subscription, outcome)
 
@@ -132,17 +132,24 @@ class MemoryTransport:
 
     # --- retries ----------------------------------------------------------------------------
 
-    def retry_later(self, subscription: Subscription, delivery: Delivery, delay: float) -> None:
-        """Bring a delivery back after that many seconds; its place in the queue is kept."""
+    def retry_later(
+        self, subscription: Subscription, delivery: Delivery, retry: RetryLater
+    ) -> None:
+        """Bring a delivery back when it is due; its place in the queue is kept."""
         if subscription.queue is None:
             return
         again = delivery_of(delivery).next_attempt()
         subscription.queue.hold()
-        timer = self._timers.call_later(
-            delay,
-            lambda: _restore(subscription, again),
-            drop=lambda: _abandon(subscription, again),
-        )
+
+        def come_back() -> None:
+            _restore(subscription, again)
+            retry.then()
+
+        def stay_away() -> None:
+            _abandon(subscription, again)
+            retry.then()
+
+        timer = self._timers.call_later(retry.delay, come_back, drop=stay_away)
         if self._deadline is not None and timer.due > self._deadline:
             self._timers.drop(timer)
 
@@ -226,8 +233,10 @@ def _flaws(error: Exception) -> str:
 
 
 def _restore(subscription: Subscription, delivery: Delivery) -> None:
-    if subscription.queue is not None:
-        subscription.queue.restore(delivery)
+    if subscription.queue is None or subscription.queue.restore(delivery):
+        return
+    if delivery.lane is not None:
+        subscription.leave_lane(delivery.lane)
 
 
 def _abandon(subscription: Subscription, delivery: Delivery) -> None:

@@ -1,11 +1,14 @@
 """What the same work costs without a bus."""
 
 __all__ = (
+    "BURST",
     "Handler",
     "Tally",
     "bare_await",
     "bare_validator",
+    "consume",
     "counting",
+    "counting_at_once",
     "parked_queue_latency",
     "queue_and_await",
 )
@@ -41,6 +44,15 @@ def counting(tally: Tally) -> Handler:
     return handle
 
 
+def counting_at_once(tally: Tally) -> Callable[[object], None]:
+    """Make the same as a plain function, for what cannot await."""
+
+    def handle(event: object) -> None:
+        tally.handled += 1
+
+    return handle
+
+
 async def bare_await(messages: int) -> float:
     """A: `await handler(event)` in a loop."""
     tally = Tally()
@@ -57,7 +69,7 @@ async def queue_and_await(messages: int) -> float:
     """F: `put_nowait` in bursts, and a task that gets and awaits the handler."""
     tally = Tally()
     queue = asyncio.Queue[object]()
-    consumer = asyncio.create_task(_consume(queue, counting(tally)))
+    consumer = asyncio.create_task(consume(queue, counting(tally)))
     await asyncio.sleep(0)
     started = thread_time_ns()
     for _ in range(messages // BURST):
@@ -88,7 +100,7 @@ async def parked_queue_latency(probes: int) -> float:
         latencies.append(perf_counter_ns() - sent)
         arrived.set()
 
-    consumer = asyncio.create_task(_consume(queue, handle))
+    consumer = asyncio.create_task(consume(queue, handle))
     for _ in range(probes):
         await asyncio.sleep(0)
         arrived.clear()
@@ -100,6 +112,7 @@ async def parked_queue_latency(probes: int) -> float:
     return median(latencies)
 
 
-async def _consume(queue: asyncio.Queue[object], handle: Handler) -> None:
+async def consume(queue: asyncio.Queue[object], handle: Handler) -> None:
+    """Get and handle, for ever."""
     while True:
         await handle(await queue.get())

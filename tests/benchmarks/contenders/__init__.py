@@ -1,8 +1,7 @@
-"""Everything that is measured side by side: this bus, the same work without a bus, other libraries.
+"""All that is measured side by side: this bus, the same work without a bus, other libraries.
 
 A file shows how a library does the workloads, from subscribing to the loop that publishes. Handlers
-are asynchronous wherever the library awaits them; "function" is the same library calling plain
-functions.
+are coroutines wherever the library awaits them; "function" is the same library with plain functions.
 """
 
 __all__ = ("BUS", "CONTENDERS", "PEERS", "Contender")
@@ -38,8 +37,4 @@ PEERS: Sequence[Contender] = (
     *bubus.CONTENDERS,
 )
 
-CONTENDERS: Sequence[Contender] = (
-    *this_bus.CONTENDERS,
-    *without_a_bus.CONTENDERS,
-    *PEERS,
-)
+CONTENDERS: Sequence[Contender] = (*this_bus.CONTENDERS, *without_a_bus.CONTENDERS, *PEERS)

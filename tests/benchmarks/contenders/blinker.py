@@ -1,4 +1,4 @@
-"""How an event goes through blinker: a named signal, its receivers called one after the other."""
+"""How an event goes through blinker: a signal calls its receivers, one after the other."""
 
 __all__ = ("CONTENDERS",)
 
@@ -8,13 +8,13 @@ from importlib import import_module
 
 from tests.benchmarks.contenders.contender import Contender, Publish
 from tests.benchmarks.floors import Tally
-from tests.benchmarks.order import EVENT, NESTED, TOPIC, NestedOrder
+from tests.benchmarks.order import TOPIC, Event
 
 SENDER = "shop"
 
 
 @asynccontextmanager
-async def plain(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
     signals = import_module("blinker").Namespace()
     for topic in topics:
 
@@ -24,31 +24,15 @@ async def plain(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
         signals.signal(topic).connect(receive, weak=False)
     signal = signals.signal(TOPIC)
 
-    async def publish(events: int) -> None:
-        for _ in range(events):
-            await signal.send_async(SENDER, event=EVENT)
+    async def publish(events: Iterable[Event]) -> None:
+        for event in events:
+            await signal.send_async(SENDER, event=event)
 
     yield publish
 
 
 @asynccontextmanager
-async def orders(tally: Tally) -> AsyncIterator[Publish]:
-    signal = import_module("blinker").Signal()
-
-    async def receive(sender: object, order: NestedOrder) -> None:
-        tally.handled += 1
-
-    signal.connect(receive)
-
-    async def publish(events: int) -> None:
-        for _ in range(events):
-            await signal.send_async(SENDER, order=NestedOrder.model_validate(NESTED))
-
-    yield publish
-
-
-@asynccontextmanager
-async def plain_functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
     signals = import_module("blinker").Namespace()
     for topic in topics:
 
@@ -58,35 +42,14 @@ async def plain_functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[
         signals.signal(topic).connect(receive, weak=False)
     signal = signals.signal(TOPIC)
 
-    async def publish(events: int) -> None:
-        for _ in range(events):
-            signal.send(SENDER, event=EVENT)
-
-    yield publish
-
-
-@asynccontextmanager
-async def orders_to_functions(tally: Tally) -> AsyncIterator[Publish]:
-    signal = import_module("blinker").Signal()
-
-    def receive(sender: object, order: NestedOrder) -> None:
-        tally.handled += 1
-
-    signal.connect(receive)
-
-    async def publish(events: int) -> None:
-        for _ in range(events):
-            signal.send(SENDER, order=NestedOrder.model_validate(NESTED))
+    async def publish(events: Iterable[Event]) -> None:
+        for event in events:
+            signal.send(SENDER, event=event)
 
     yield publish
 
 
 CONTENDERS = (
-    Contender(name="blinker", module="blinker", plain=plain, orders=orders),
-    Contender(
-        name="blinker, function",
-        module="blinker",
-        plain=plain_functions,
-        orders=orders_to_functions,
-    ),
+    Contender(name="blinker", module="blinker", wire=coroutines),
+    Contender(name="blinker, function", module="blinker", wire=functions),
 )

@@ -11,8 +11,9 @@ from typing import TypeAlias
 
 from tests.benchmarks.floors import Tally
 from tests.benchmarks.measure import Backend
+from tests.benchmarks.order import Event
 
-Publish: TypeAlias = Callable[[Iterable[object]], Awaitable[None]]
+Publish: TypeAlias = Callable[[Iterable[Event]], Awaitable[None]]
 """Publishes events one by one; returns when all of them are handled."""
 
 PublishTo: TypeAlias = Callable[[Iterable[str]], Awaitable[None]]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from eventbus import EventBus
 from tests.benchmarks.contenders.contender import Contender, Publish, PublishTo
 from tests.benchmarks.floors import Tally, counting
-from tests.benchmarks.order import EVENT, TOPIC, NestedOrder, as_event
+from tests.benchmarks.order import EVENT, TOPIC, Event, NestedOrder
 
 
 @asynccontextmanager
@@ -44,9 +44,28 @@ async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncIterator[Publi
 
 
 def _publishing(bus: EventBus) -> Publish:
-    async def publish(events: Iterable[object]) -> None:
+    async def publish(events: Iterable[Event]) -> None:
         for event in events:
-            await bus.publish(TOPIC, as_event(event))
+            await bus.publish(TOPIC, event)
         await bus.join()
 
     return publish
+
+
+ON_ASYNCIO = Contender(
+    name="eventbus", wire=wire, orders=orders, patterns=patterns, most_patterns=1_000_000
+)
+
+ON_UVLOOP = replace(
+    ON_ASYNCIO,
+    name="eventbus, uvloop",
+    module="uvloop",
+    backend="uvloop",
+    most_patterns=100_000,
+)
+
+ON_TRIO = replace(
+    ON_ASYNCIO, name="eventbus, trio", module="trio", backend="trio", most_patterns=100_000
+)
+
+CONTENDERS = (ON_ASYNCIO, ON_UVLOOP, ON_TRIO)

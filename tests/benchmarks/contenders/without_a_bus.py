@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from tests.benchmarks.contenders.contender import Contender, Publish
 from tests.benchmarks.floors import BURST, Handler, Tally, consume, counting
-from tests.benchmarks.order import EVENT, NESTED, NestedOrder
+from tests.benchmarks.order import Event
 
 STREAM_SIZE = 1_000
 
@@ -21,21 +21,10 @@ STREAM_SIZE = 1_000
 async def awaits(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
     handlers = [counting(tally) for _ in topics]
 
-    async def publish(events: int) -> None:
-        for _ in range(events):
+    async def publish(events: Iterable[Event]) -> None:
+        for event in events:
             for handle in handlers:
-                await handle(EVENT)
-
-    yield publish
-
-
-@asynccontextmanager
-async def awaits_of_orders(tally: Tally) -> AsyncIterator[Publish]:
-    handle = counting(tally)
-
-    async def publish(events: int) -> None:
-        for _ in range(events):
-            await handle(NestedOrder.model_validate(NESTED))
+                await handle(event)
 
     yield publish
 
@@ -46,11 +35,11 @@ async def queues(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
     consumers = [asyncio.create_task(consume(queue, counting(tally))) for queue in outlets]
     await asyncio.sleep(0)
 
-    async def publish(events: int) -> None:
-        for number in range(events):
+    async def publish(events: Iterable[Event]) -> None:
+        for number, event in enumerate(events, start=1):
             for queue in outlets:
-                queue.put_nowait(EVENT)
-            if number % BURST == BURST - 1:
+                queue.put_nowait(event)
+            if not number % BURST:
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -64,12 +53,12 @@ async def streams(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]
     pairs = [anyio.create_memory_object_stream[object](STREAM_SIZE) for _ in topics]
     sent = 0
 
-    async def publish(events: int) -> None:
+    async def publish(events: Iterable[Event]) -> None:
         nonlocal sent
-        sent += events * len(pairs)
-        for _ in range(events):
+        for event in events:
+            sent += len(pairs)
             for inlet, _outlet in pairs:
-                await inlet.send(EVENT)
+                await inlet.send(event)
         while tally.handled < sent:
             await checkpoint()
 
@@ -88,7 +77,7 @@ async def _receive(outlet: ObjectReceiveStream[object], handle: Handler) -> None
 
 
 CONTENDERS = (
-    Contender(name="bare await", plain=awaits, orders=awaits_of_orders),
-    Contender(name="asyncio.Queue", plain=queues),
-    Contender(name="anyio stream", plain=streams, events=1_000),
+    Contender(name="bare await", wire=awaits),
+    Contender(name="asyncio.Queue", wire=queues),
+    Contender(name="anyio stream", wire=streams, events=1_000),
 )
