@@ -4,7 +4,7 @@ __all__ = ("Defaults", "Found", "Registry")
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any, TypeAlias, cast
 
 from eventbus.contracts import Contracts, Topic
@@ -114,8 +114,9 @@ class Registry:
             ]
         if not found:
             raise InvalidOption(
-                f"{handler_or_name!r} is not subscribed: give a handler of this bus, or the name "
-                f"of a subscription{did_you_mean(str(handler_or_name), self.subscriptions)}"
+                f"{handler_or_name!r} is not subscribed: give a handler of this bus, or a name, "
+                f"as {', '.join(map(repr, islice(self.subscriptions, 5))) or 'one of `on`'}"
+                f"{did_you_mean(str(handler_or_name), self.subscriptions)}"
             )
         return found
 

@@ -38,12 +38,13 @@ class Watchdog:
         self._watched: dict[Worker, _Watch] = {}
         self._nap: CancelScope | None = None
         self._nap_seconds = math.inf
-        self._was_quiet = True
+        self._is_quiet = True
 
     def watch(self, worker: Worker, seconds: float) -> None:
         """Look after a worker that begins to work; cheap when it is watched already."""
         if worker not in self._watched:
             self._watched[worker] = _Watch(seconds)
+        self._is_quiet = False
         if self._nap is not None and seconds < self._nap_seconds * LOOKS_PER_TIMEOUT:
             self._nap.cancel()
 
@@ -59,13 +60,12 @@ class Watchdog:
                 await self._sleep()
 
     async def _sleep(self) -> None:
-        """Sleep until it is time to look again: for ever, once it is quiet.
+        """Sleep until it is time to look again: for ever, if nobody has begun to work since.
 
-        Not at the first quiet look: waking it for each burst of messages would cost 2 A a message.
+        Not as soon as nothing is running: being woken for each burst would cost 2 A a message.
         """
-        is_quiet = all(worker.current is None for worker in self._watched)
-        limits = () if is_quiet and self._was_quiet else self._watched.values()
-        self._was_quiet = is_quiet
+        limits = () if self._is_quiet else self._watched.values()
+        self._is_quiet = all(worker.current is None for worker in self._watched)
         self._nap_seconds = min((w.seconds for w in limits), default=math.inf) / LOOKS_PER_TIMEOUT
         if self._nap_seconds == math.inf:
             await anyio.sleep_forever()

@@ -1,21 +1,44 @@
 """Take samples: every case once a round, in shuffled order, without the garbage collector."""
 
-__all__ = ("Case", "Round", "Sample", "WrongCount", "added", "expect", "measure")
+__all__ = (
+    "Backend",
+    "Case",
+    "Round",
+    "Sample",
+    "Samples",
+    "TooSlow",
+    "WrongCount",
+    "added",
+    "by_case",
+    "expect",
+    "measure",
+    "run",
+    "within",
+)
 
 import gc
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import median
-from typing import Literal, TypeAlias
+from time import perf_counter
+from typing import Literal, TypeAlias, TypeVar
 
 import anyio
+
+T = TypeVar("T")
+
+Backend: TypeAlias = Literal["asyncio", "uvloop", "trio"]
 
 Sample: TypeAlias = Callable[[int], Awaitable[float]]
 """Does work of a size, such as a number of messages, and gives one figure."""
 
 Round: TypeAlias = Mapping[str, float]
-"""One sample of each case."""
+"""One sample of each case; infinite where it was given up."""
+
+Samples: TypeAlias = Mapping[str, Sequence[float]]
+"""The samples of each case, round by round."""
 
 SLICES = 8
 
@@ -24,13 +47,17 @@ class WrongCount(Exception):
     """Something else was delivered than what was published: its time means nothing."""
 
 
+class TooSlow(Exception):
+    """The work was given up, as it took longer than it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A thing to measure; its figure is nanoseconds per message, unless its name says otherwise."""
 
     sample: Sample
     size: int = 4_000
-    backend: Literal["asyncio", "trio"] = "asyncio"
+    backend: Backend = "asyncio"
 
 
 def expect(handled: int, expected: int) -> None:
@@ -41,6 +68,19 @@ def expect(handled: int, expected: int) -> None:
     """
     if handled != expected:
         raise WrongCount(f"{handled} deliveries where {expected} were due")
+
+
+def within(seconds: float, items: Iterable[T]) -> Iterator[T]:
+    """Give the items for as long as time is left.
+
+    Raises:
+        TooSlow: There are more items than time.
+    """
+    end = perf_counter() + seconds
+    for item in items:
+        if perf_counter() > end:
+            raise TooSlow
+        yield item
 
 
 def added(by: Sample, to: Sample) -> Sample:
@@ -58,19 +98,45 @@ def added(by: Sample, to: Sample) -> Sample:
 
 
 def measure(cases: Mapping[str, Case], *, rounds: int, shrink: int = 1) -> Iterator[Round]:
-    """Give one round of samples after the other, each of a size divided by `shrink`."""
+    """Give one round of samples after the other, each of a size divided by `shrink`.
+
+    What was too slow once is not tried again.
+    """
     chance = random.Random(2026)
+    given_up: set[str] = set()
     # What is there before the first sample will stay: no need to look through it each time.
     gc.freeze()
     for _ in range(rounds):
-        order = chance.sample(list(cases), len(cases))
-        yield {name: _sample(cases[name], shrink) for name in order}
+        samples: dict[str, float] = {}
+        for name in chance.sample(list(cases), len(cases)):
+            samples[name] = inf if name in given_up else _sample(cases[name], shrink)
+            if samples[name] == inf:
+                given_up.add(name)
+        yield samples
+
+
+def by_case(rounds: Iterable[Round]) -> dict[str, list[float]]:
+    """Turn rounds of samples into samples of each case."""
+    samples: dict[str, list[float]] = {}
+    for taken in rounds:
+        for name, figure in taken.items():
+            samples.setdefault(name, []).append(figure)
+    return samples
+
+
+def run(work: Callable[..., Awaitable[T]], *arguments: object, backend: Backend) -> T:
+    """Run something on an event loop of its own."""
+    if backend == "uvloop":
+        return anyio.run(work, *arguments, backend_options={"use_uvloop": True})
+    return anyio.run(work, *arguments, backend=backend)
 
 
 def _sample(case: Case, shrink: int) -> float:
     gc.collect()
     gc.disable()
     try:
-        return anyio.run(case.sample, case.size // shrink, backend=case.backend)
+        return run(case.sample, max(1, case.size // shrink), backend=case.backend)
+    except TooSlow:
+        return inf
     finally:
         gc.enable()
