@@ -24,7 +24,7 @@ from typing import Any, Generic, Self, overload
 from anyio import CancelScope, create_task_group, open_signal_receiver
 from typing_extensions import TypeForm, TypeVar, Unpack
 
-from eventbus.clock import Clock, SystemClock
+from eventbus.clock import Clock, SystemClock, seconds_of
 from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
@@ -115,10 +115,10 @@ class EventBus(Registering, Publishing, Generic[C]):
         check_positive("queue_size", queue_size)
         check_positive("threads", threads)
         check_overflow("overflow", overflow)
-        self.name = name or "eventbus"
+        self.name = "eventbus" if name is None else name
         self.clock: Clock = clock or SystemClock()
         self.activity = Activity()
-        self._drain_seconds = _seconds("drain_timeout", drain_timeout)
+        self._drain_seconds = seconds_of("drain_timeout", drain_timeout)
         self._timers = Timers(self.clock)
         self._bus_transport = transport_for(url, self.clock, self._timers)
         known = Contracts(contracts)
@@ -456,21 +456,20 @@ class EventBus(Registering, Publishing, Generic[C]):
         Raises:
             NotStarted: It has not been started.
             BusClosed: It is closed; or draining, and the caller is no handler of it.
+            EventBusError: It runs in another thread.
         """
-        if self._phase is Phase.RUNNING:
+        if self._phase is Phase.RUNNING and self._runtime.is_in_its_thread():
             return
+        if self._phase is Phase.RUNNING:
+            raise EventBusError(
+                f"{self!r} runs in another thread, and is not safe to use from this one: publish "
+                "from its event loop; in a handler that is not async, use context.publish_nowait"
+            )
         if self._phase is Phase.NEW:
-            raise NotStarted(f"{self!r} is not running: publish inside `async with bus:`")
+            raise NotStarted(f"{self!r} is not running: use it inside `async with bus:`")
         if self._phase is not Phase.DRAINING or not is_handler_of(self):
             raise BusClosed(f"{self!r} takes nothing new: publish before it drains or closes")
 
 
 def _model_of(topics: Sequence[Topic[Any]], model: object) -> object:
     return Registration.begin(topics, Parameter.empty, {}).model if topics else model
-
-
-def _seconds(word: str, value: float | timedelta) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not seconds >= 0:
-        raise InvalidOption(f"{word}={value!r}: give seconds, 0 or more")
-    return seconds

@@ -3,15 +3,18 @@
 Everything that waits or stamps goes through a `Clock`, so that a test can turn the hands itself.
 """
 
-__all__ = ("Clock", "SystemClock", "stopwatch", "uuid7_text")
+__all__ = ("Clock", "SystemClock", "seconds_of", "stopwatch", "uuid7_text")
 
 import random
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import count
 from typing import Protocol
 
 import anyio
+
+from eventbus.errors import InvalidOption
 
 
 class Clock(Protocol):
@@ -44,6 +47,19 @@ class SystemClock:
 
 stopwatch: Callable[[], float] = time.perf_counter
 """Tells how long work takes, in seconds: a clock driven by hand stands still meanwhile."""
+
+
+def seconds_of(word: str, duration: object) -> float:
+    """Read a duration given in seconds or as a `timedelta`.
+
+    Raises:
+        InvalidOption: It is neither, or less than nothing.
+    """
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    if isinstance(duration, bool) or not isinstance(duration, (int, float)) or not duration >= 0:
+        raise InvalidOption(f"{word}={duration!r}: give seconds, 0 or more, or a timedelta")
+    return duration
 
 
 class _Ids:

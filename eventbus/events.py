@@ -22,13 +22,14 @@ class _Contexts(Generic[M_co]):
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
+        self._queue = subscription.ready_queue()
         self._taken = 0
 
     def __aiter__(self) -> AsyncIterator[Context[M_co]]:
         return self
 
     async def __anext__(self) -> Context[M_co]:
-        queue = self._subscription.ready_queue()
+        queue = self._queue
         while True:
             self._taken += 1
             if self._taken % TAKES_PER_CHECKPOINT == 0:

@@ -141,9 +141,19 @@ def _is_context(handler: Handler, second: Parameter, context_type: type[object])
     if second.kind is Parameter.VAR_POSITIONAL:
         return False
     try:
-        return _is_needed(second) or _holds(_resolved(handler, second), context_type)
+        annotation = _resolved(handler, second)
     except _UNRESOLVABLE:
-        return False
+        return _is_needed(second)
+    is_context = _holds(annotation, context_type)
+    if _is_needed(second) and not is_context and annotation not in _UNTOLD:
+        raise InvalidHandler(
+            f"{_described(handler)} takes {second.name!r} as its second, but that is the context: "
+            "annotate it as Context, or give it a default"
+        )
+    return is_context or _is_needed(second)
+
+
+_UNTOLD: tuple[object, ...] = (Parameter.empty, Any, object)
 
 
 def _holds(annotation: object, context_type: type[object]) -> bool:

@@ -5,7 +5,7 @@ __all__ = ("PublishOptions", "caused_by", "did_you_mean", "traits_of")
 import unicodedata
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TypedDict
+from typing import TypedDict, TypeGuard
 
 from eventbus.errors import InvalidOption
 from eventbus.message import Message, Traits, write_traits
@@ -52,13 +52,13 @@ def traits_of(options: PublishOptions) -> Traits | None:
     if unknown:
         word = min(unknown)
         raise InvalidOption(
-            f"publish has no option {word!r}{did_you_mean(word, _KNOWN)} "
-            f"It takes {', '.join(sorted(_KNOWN))}"
+            f"publish has no option {word!r}: give {', '.join(sorted(_KNOWN))}"
+            f"{did_you_mean(word, _KNOWN)}"
         )
     _check_text("key", options.get("key"), MAX_KEY_BYTES)
     _check_text("id", options.get("id"), MAX_ID_BYTES)
     headers = options.get("headers")
-    if headers:
+    if headers is not None:
         _check_headers(headers)
     return write_traits(id=options.get("id"), key=options.get("key"), headers=headers)
 
@@ -83,7 +83,13 @@ def _check_text(what: str, text: object, most_bytes: int) -> None:
         )
 
 
-def _check_headers(headers: Mapping[str, str]) -> None:
+def _is_mapping(headers: object) -> TypeGuard[Mapping[str, str]]:
+    return isinstance(headers, Mapping)
+
+
+def _check_headers(headers: object) -> None:
+    if not _is_mapping(headers):
+        raise InvalidOption(f"headers={headers!r}: give a mapping of names to text")
     if len(headers) > MAX_HEADERS:
         raise InvalidOption(f"{len(headers)} headers: give at most {MAX_HEADERS}")
     for name, value in headers.items():
@@ -94,8 +100,9 @@ def _check_headers(headers: Mapping[str, str]) -> None:
         raise InvalidOption(f"headers of {size} bytes: give at most {MAX_HEADER_BYTES} in all")
 
 
-def _check_header_name(name: str) -> None:
-    if not name or len(name) > MAX_HEADER_NAME or not _HEADER_LETTERS.issuperset(name):
+def _check_header_name(name: object) -> None:
+    is_text = isinstance(name, str) and 0 < len(name) <= MAX_HEADER_NAME
+    if not is_text or not _HEADER_LETTERS.issuperset(name):
         raise InvalidOption(
             f"header name {name!r}: give 1 to {MAX_HEADER_NAME} characters of A-Z a-z 0-9 - _"
         )

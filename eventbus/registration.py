@@ -151,8 +151,8 @@ def check_options(options: Mapping[str, Any], known: frozenset[str], where: str)
     """
     for word in options.keys() - known:
         raise InvalidOption(
-            f"{where} has no option {word!r}{did_you_mean(word, known)} "
-            f"It takes {', '.join(sorted(known))}"
+            f"{where} has no option {word!r}: give {', '.join(sorted(known))}"
+            f"{did_you_mean(word, known)}"
         )
     if "name" in options and "group" in options:
         raise InvalidOption(

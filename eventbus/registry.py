@@ -48,6 +48,7 @@ class Registry:
         self._transport = transport
         self._contracts = contracts
         self._defaults = defaults
+        self._ending: set[Subscription] = set()
         self._last_numbers: dict[str, int] = {}
         # One schema per model, shared: it is most of what an idle subscription would weigh.
         self._schemas: dict[Schema[Any], Schema[Any]] = {}
@@ -123,12 +124,14 @@ class Registry:
     def close(self, subscription: Subscription) -> None:
         """Route nothing more to a subscription; what is queued is still handled; idempotent."""
         self._transport.close(subscription)
+        self._ending.add(subscription)
         if subscription.queue is not None:
             subscription.queue.close()
 
     def forget(self, subscription: Subscription) -> None:
         """Forget a closed subscription but for its figures; its name is free again."""
         if self.subscriptions.pop(subscription.name, None) is not None:
+            self._ending.discard(subscription)
             subscription.stop()
             self.ended.add(subscription.counts)
 
@@ -219,7 +222,7 @@ class Registry:
         """Find the group a registration joins; it must mean the same messages, handled alike."""
         options = registration.options
         group = self.subscriptions.get(options.get("group", ""))
-        if group is None or not group.is_group:
+        if group is None or not group.is_group or group in self._ending:
             return None
         told = self._options(options, (*self._defaults.middleware, *registration.middleware))
         differs = [
@@ -233,8 +236,8 @@ class Registry:
             differs.append("model")
         if differs:
             raise InvalidOption(
-                f"group={group.name!r} exists with another {' and '.join(differs)}: its handlers "
-                "share messages, so say the same, leave the option out, or take another group"
+                f"group={group.name!r} differs in {' and '.join(differs)}: its handlers share "
+                "messages, so say the same, leave the option out, or take another group"
             )
         return group
 

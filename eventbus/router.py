@@ -251,7 +251,7 @@ def handles(
     begun = Registration.begin(patterns, model, options)
 
     def mark(method: Callable[..., object]) -> Callable[..., object]:
-        marks = (*_marks_of(method), begun)
+        marks = (*_own_marks(method), begun)
         try:
             setattr(method, _MARKS, marks)
         except AttributeError:
@@ -272,22 +272,24 @@ def marked_methods(instance: object, name: str | None = None) -> list[Registrati
     """
     kind = type(instance)
     candidates = dict.fromkeys(chain.from_iterable(map(vars, reversed(kind.__mro__))))
-    methods = [getattr(instance, one) for one in candidates if _is_marked(kind, one)]
-    if not methods:
+    marked = {one: marks for one in candidates if (marks := _marks_of(kind, one))}
+    if not marked:
         raise InvalidHandler(
             f"{instance!r} has no handlers: mark its methods with @handles(...), or give a Router"
         )
     return [
         begun.of(method) if name is None else begun.of(method).named(name, number)
-        for method in methods
-        for number, begun in enumerate(_marks_of(method), start=1)
+        for method, marks in ((getattr(instance, one), found) for one, found in marked.items())
+        for number, begun in enumerate(marks, start=1)
     ]
 
 
-def _is_marked(kind: type, name: str) -> bool:
-    return hasattr(getattr_static(kind, name), _MARKS)
+def _marks_of(kind: type, name: str) -> tuple[Registration, ...]:
+    """Give the marks of a member, also where it is wrapped as a static or class method."""
+    member = getattr_static(kind, name)
+    return _own_marks(member) or _own_marks(getattr(member, "__func__", None))
 
 
-def _marks_of(method: object) -> tuple[Registration, ...]:
-    marks: tuple[Registration, ...] = getattr(method, _MARKS, ())
+def _own_marks(member: object) -> tuple[Registration, ...]:
+    marks: tuple[Registration, ...] = getattr(member, _MARKS, ())
     return marks

@@ -4,6 +4,7 @@ __all__ = ("Runtime", "is_handler_of")
 
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
+from threading import get_ident
 from typing import Any
 
 from anyio import create_task_group
@@ -34,11 +35,16 @@ class Runtime:
     def __init__(self, bus: object, clock: Clock, timers: Timers, *, threads: int) -> None:
         self.threads = Threads(threads)
         self.new_wake_up = wake_up_type()
+        self._thread = get_ident()
         self._timers = timers
         self._watchdog = Watchdog(clock)
         self._variables = copy_context()
         self._variables.run(_serving.set, (*_serving.get(), bus))
         self._task_group = create_task_group()
+
+    def is_in_its_thread(self) -> bool:
+        """Tell whether the caller runs in the thread of the bus's event loop."""
+        return get_ident() == self._thread
 
     async def start(self) -> None:
         """Begin to look after timers and time limits."""

@@ -242,8 +242,9 @@ def flaws_of(error: BaseException) -> str:
 
 def _refusal(topic: str, model: str, event: object, error: ValidationError) -> str:
     return (
-        f"{topic!r} carries {model}, and this {type(event).__name__} is none: {flaws_of(error)}; "
-        "publish an instance of the model, or a mapping or JSON bytes that validate"
+        f"{topic!r} carries {model}, but this {type(event).__name__} does not validate: "
+        f"{flaws_of(error)}; publish an instance of the model, or a mapping or JSON bytes that "
+        "validate"
     )
 
 

@@ -194,7 +194,6 @@ class Subscription:
         "concurrency",
         "counts",
         "host",
-        "is_closing",
         "is_group",
         "lanes",
         "members",
@@ -227,7 +226,6 @@ class Subscription:
         self.options = options
         self.host = host
         self.is_group = is_group
-        self.is_closing = False
         timeout = innermost(options.middleware, Timeout)
         self.timeout_seconds = None if timeout is None else timeout.seconds
         self.concurrency = 0
@@ -329,7 +327,9 @@ class Subscription:
         self.counts.cancelled += abandoned
         self.workers.clear()
         if self.queue is not None:
-            abandoned += self.queue.stop()
+            # A drained iterator still ends with what is queued: it runs in a task of its own.
+            is_left_to_iterator = not self.members and self.queue.is_closed
+            abandoned += 0 if is_left_to_iterator else self.queue.stop()
             self.counts.dropped += self.queue.dropped
             self.queue = self.lanes = None
         self.counts.abandoned += abandoned

@@ -636,6 +636,32 @@ async def test_a_cancelled_redrive_leaves_the_rest(clock: ManualClock) -> None:
     assert handler.handled == [1, 2]
 
 
+async def test_a_redrive_that_waits_longer_than_draining_leaves_the_rest(
+    clock: ManualClock,
+) -> None:
+    """What found no room before the bus closed is still a dead letter."""
+    handler = Repairable()
+    bus = keeping_bus(clock, drain_timeout=30.0)
+
+    @bus.on(JOBS, queue_size=1)
+    async def handle(event: int, context: Context[int]) -> None:
+        await handler(event, context)
+        await anyio.sleep_forever()
+
+    async def redrive() -> None:
+        with pytest.raises(BusClosed):
+            await bus.redrive()
+
+    async with anyio.create_task_group() as tasks, bus:
+        await fail_with(bus, 1, 2, 3, 4)
+        handler.is_broken = False
+        tasks.start_soon(redrive)
+        await clock.settle()
+        tasks.start_soon(clock.advance, 30.0)
+
+    assert payloads(await bus.dead_letters()) == [4, 3]
+
+
 async def test_redriving_needs_a_running_bus(clock: ManualClock) -> None:
     """Before it starts and after it has closed there is nobody to send to."""
     bus = keeping_bus(clock)

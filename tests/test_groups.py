@@ -8,7 +8,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
 
-from eventbus import Context, EventBus, InvalidOption, Topic
+from eventbus import Context, DuplicateSubscription, EventBus, InvalidOption, Topic
 from eventbus.middleware import DeadLetter, Retry
 from tests.manual_clock import ManualClock
 
@@ -161,8 +161,9 @@ async def test_members_of_a_group_keep_the_order_of_a_key() -> None:
         seen[key].append(event["n"])
         running[key] -= 1
 
+    register = bus.on("numbers", group="workers", concurrency=2, key=lambda event: event["key"])
     for _ in range(3):
-        bus.on("numbers", group="workers", concurrency=2, key=lambda event: event["key"])(handler)
+        register(handler)
 
     async with bus:
         await bus.publish_many(
@@ -370,12 +371,28 @@ async def test_a_member_may_leave_from_inside() -> None:
 
     async with bus:
         await bus.publish("numbers", {"n": 0})
-        await bus.join()
+        await anyio.wait_all_tasks_blocked()
         bus.on("numbers", group="workers")(other)
         await bus.publish_many("numbers", [{"n": number} for number in range(1, 20)])
 
     assert seen == [0]
     assert other.seen == list(range(1, 20))
+
+
+async def test_a_group_that_is_ending_takes_no_members() -> None:
+    """Who came too late is told, and does not wait for messages that never come."""
+    gate = Gate()
+    bus = EventBus()
+    bus.on("numbers", group="workers")(gate)
+
+    async with bus, anyio.create_task_group() as tasks:
+        await bus.publish("numbers", {"n": 1})
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(bus.unsubscribe, "workers")
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(DuplicateSubscription, match="'workers'"):
+            bus.on("numbers", group="workers")(Member())
+        gate.opened.set()
 
 
 async def test_a_member_registered_twice_leaves_twice() -> None:

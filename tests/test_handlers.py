@@ -137,7 +137,7 @@ def test_shape_of_async_mock() -> None:
     "second",
     [
         "context",
-        "context: int",
+        "context: object",
         "context: 'Undefined'",
         "context: Context = None",
         "context: Context[Order] | None = None",
@@ -357,3 +357,9 @@ def test_unusable_name(name: Any, rule: str) -> None:
 
     assert f"the name {name!r} " in str(caught.value)
     assert ";" in str(caught.value)
+
+
+def test_second_parameter_of_another_type_is_refused() -> None:
+    """A parameter that must be given and says it is no context would get one all the same."""
+    with pytest.raises(InvalidHandler, match="'quantity' as its second.*annotate it as Context"):
+        shape_of(written("event, quantity: int"))

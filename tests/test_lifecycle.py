@@ -20,8 +20,8 @@ from eventbus import (
     EventBusError,
     NotStarted,
     Topic,
+    dispatch,
 )
-from eventbus import dispatch
 from eventbus.middleware import DeadLetter, Retry, Timeout
 from tests.manual_clock import ManualClock
 
@@ -190,10 +190,9 @@ async def test_leaving_waits_for_retries_that_are_due_in_time(clock: ManualClock
         if context.attempt == 1:
             raise ValueError("not yet")
 
-    async with anyio.create_task_group() as tasks:
-        async with bus:
-            await bus.publish("numbers", {})
-            tasks.start_soon(clock.advance, 10)
+    async with anyio.create_task_group() as tasks, bus:
+        await bus.publish("numbers", {})
+        tasks.start_soon(clock.advance, 10)
 
     assert attempts == [1, 2]
     assert (bus.stats().succeeded, bus.stats().abandoned) == (1, 0)

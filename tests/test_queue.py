@@ -300,12 +300,22 @@ async def test_latest_replaces_a_known_key_in_a_full_queue() -> None:
     assert (queue.dropped, drain(queue)) == (1, [11, 20])
 
 
+async def test_latest_has_room_for_what_replaces() -> None:
+    """Of a batch, only the keys that have no slot yet need one, each once."""
+    queue = Queue(2, "latest", key_of=by_tens)
+    fill(queue, 10)
+
+    assert queue.has_room_for([11, 20, 21, 12])
+    assert not queue.has_room_for([20, 30])
+
+
 async def test_latest_lets_nobody_overtake_who_waits(clock: ManualClock) -> None:
     """While a new key waits, a newer entry of a known key waits behind it."""
     queue = Queue(1, "latest", key_of=by_tens)
     fill(queue, 10)
     async with anyio.create_task_group() as tasks:
         for entry in (20, 11):
+            assert not queue.has_room_for([entry])
             tasks.start_soon(publish, queue, entry)
             await clock.settle()
 
@@ -574,7 +584,8 @@ async def cancelled_in_a_storm(clock: ManualClock) -> tuple[set[int], list[int],
     @bus.on(JOBS, queue_size=2)
     async def handle(event: int) -> None:
         handled.append(event)
-        await gate.wait()
+        if not gate.is_set():  # once it is, the worker goes through all that waits in one go
+            await gate.wait()
 
     async def publish_one(event: int, scope: CancelScope) -> None:
         with scope:
@@ -583,7 +594,7 @@ async def cancelled_in_a_storm(clock: ManualClock) -> tuple[set[int], list[int],
             cancelled.add(event)
 
     async with bus:
-        for turn in range(12):
+        for turn in range(30):
             gate = anyio.Event()
             scopes = {10 * turn + number: CancelScope() for number in range(8)}
             async with anyio.create_task_group() as tasks:
@@ -595,7 +606,7 @@ async def cancelled_in_a_storm(clock: ManualClock) -> tuple[set[int], list[int],
                     if event % 2:
                         scope.cancel()
             await bus.join()
-    return cancelled, handled, {10 * turn + number for turn in range(12) for number in range(8)}
+    return cancelled, handled, {10 * turn + number for turn in range(30) for number in range(8)}
 
 
 async def test_in_a_storm_nothing_cancelled_is_delivered(clock: ManualClock) -> None:
@@ -887,6 +898,22 @@ async def test_drops_are_counted_and_shown(
         assert bus.stats().subscriptions["jobs"].dropped == sum(lagged)
 
 
+async def test_latest_goes_by_the_key_of_the_message(clock: ManualClock) -> None:
+    """Of each key given to `publish` the newest is kept, in the turn of its first."""
+    gate = Gate()
+    bus = EventBus(clock=clock)
+    bus.on(JOBS, overflow="latest", name="jobs")(gate)
+    async with bus:
+        await bus.publish(JOBS, 0)
+        await clock.settle()
+        for event, key in ((1, "a"), (2, "b"), (3, "a"), (4, None), (5, "b"), (6, None)):
+            await bus.publish(JOBS, event, key=key)
+        gate.open()
+        await bus.join()
+
+        assert (gate.seen, bus.stats().dropped) == ([0, 3, 5, 6], 3)
+
+
 async def test_what_runs_takes_no_place(clock: ManualClock) -> None:
     """With one running and the queue full, the publisher of the next waits."""
     gate = Gate()
@@ -938,6 +965,23 @@ async def test_a_refused_publish_reaches_no_queue(clock: ManualClock, overflow: 
 
         assert (other.seen, bus.stats().subscriptions["other"].dropped) == ([0, 1], 0)
         assert (refusing.seen, bus.stats().published) == ([0, 1], 2)
+
+
+async def test_a_batch_is_refused_as_a_whole(clock: ManualClock) -> None:
+    """Where there is room for some of it only, no queue gets any of it."""
+    refusing, other = Gate(), Gate()
+    bus = EventBus(clock=clock)
+    bus.on(JOBS, queue_size=2, overflow="fail")(refusing)
+    bus.on(JOBS)(other)
+    async with bus:
+        with pytest.raises(QueueFull, match="no room for 3 more on 'jobs'"):
+            await bus.publish_many(JOBS, [1, 2, 3])
+        await bus.publish_many(JOBS, [4, 5])
+        refusing.open()
+        other.open()
+        await bus.join()
+
+    assert (refusing.seen, other.seen) == ([4, 5], [4, 5])
 
 
 @pytest.mark.parametrize("overflow", ["block", "fail", "latest"])
@@ -1017,6 +1061,28 @@ async def test_full_queues_are_waited_for_together(clock: ManualClock) -> None:
         gates[0].open()
 
     assert gates[0].seen == [0, 1, 2]
+
+
+async def test_a_publisher_that_waits_longer_than_draining_is_told(clock: ManualClock) -> None:
+    """What never got its place was not accepted: the publisher hears that the bus closed."""
+    told: list[str] = []
+    bus = EventBus(clock=clock, drain_timeout=30.0)
+    bus.on(JOBS, queue_size=1)(Gate())
+
+    async def publish_one(event: int) -> None:
+        try:
+            await bus.publish(JOBS, event)
+            told.append("accepted")
+        except BusClosed:
+            told.append("closed")
+
+    async with anyio.create_task_group() as tasks, bus:
+        for event in range(3):
+            tasks.start_soon(publish_one, event)
+            await clock.settle()
+        tasks.start_soon(clock.advance, 30.0)
+
+    assert told == ["accepted", "accepted", "closed"]
 
 
 async def test_a_cancelled_publish_keeps_what_it_reached(clock: ManualClock) -> None:

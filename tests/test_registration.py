@@ -199,7 +199,7 @@ def test_an_object_s_name_leaves_groups_alone() -> None:
 
 def test_every_option_of_on_is_known() -> None:
     """The words of the signature are the words that are checked."""
-    assert HANDLER_OPTIONS == {
+    assert {
         "concurrency",
         "group",
         "invalid",
@@ -210,13 +210,17 @@ def test_every_option_of_on_is_known() -> None:
         "overflow",
         "queue_size",
         "where",
-    }
-    assert SUBSCRIBE_OPTIONS == HANDLER_OPTIONS - {
-        "concurrency",
-        "group",
-        "max_deliveries",
-        "middleware",
-    }
+    } == HANDLER_OPTIONS
+    assert (
+        HANDLER_OPTIONS
+        - {
+            "concurrency",
+            "group",
+            "max_deliveries",
+            "middleware",
+        }
+        == SUBSCRIBE_OPTIONS
+    )
 
 
 @pytest.mark.parametrize("overflow", get_args(Overflow))

@@ -333,6 +333,27 @@ async def test_draining_abandons_retries_that_are_due_later(
     assert "jobs abandons" in caplog.text
 
 
+async def test_what_fails_while_draining_is_abandoned_if_due_later(clock: ManualClock) -> None:
+    """The deadline counts for retries that begin to wait after it was set, too."""
+    opened = anyio.Event()
+    patient = Retry(initial=40.0, maximum=40.0, jitter=False)
+    bus = EventBus(clock=clock, middleware=[patient])
+
+    @bus.on(JOBS)
+    async def handle(event: int) -> None:
+        await opened.wait()
+        raise ValueError
+
+    async with anyio.create_task_group() as tasks, bus:
+        await bus.publish(JOBS, 1)
+        await clock.settle()
+        tasks.start_soon(bus.drain)
+        await clock.settle()
+        opened.set()
+
+    assert (bus.stats().failed, bus.stats().abandoned) == (1, 1)
+
+
 async def test_what_waits_behind_an_abandoned_retry_is_handled(clock: ManualClock) -> None:
     """Its key is free again: everything queued is handled while the bus drains."""
     handler = Attempts(clock, failures=1)

@@ -56,13 +56,26 @@ async def test_a_timer_fires_when_it_is_due(
 async def test_timers_fire_in_the_order_they_are_due(
     timers: Timers, clock: ManualClock, diary: Diary
 ) -> None:
-    """What was set last but is due first fires first; ties fire in the order they were set."""
-    for what, seconds in (("c", 3.0), ("a", 1.0), ("b", 2.0), ("b too", 2.0)):
+    """What was set last but is due first fires first."""
+    for what, seconds in (("c", 3.0), ("a", 1.0), ("b", 2.0)):
         timers.call_later(seconds, diary.noting(what), drop=diary.noting("dropped"))
 
     await clock.advance(10.0)
 
-    assert diary.entries == [("a", 1.0), ("b", 2.0), ("b too", 2.0), ("c", 3.0)]
+    assert diary.entries == [("a", 1.0), ("b", 2.0), ("c", 3.0)]
+
+
+async def test_timers_of_one_moment_fire_in_the_order_they_were_set(
+    timers: Timers, clock: ManualClock, diary: Diary
+) -> None:
+    """However many there are."""
+    names = [str(number) for number in range(20)]
+    for name in names:
+        timers.call_later(1.0, diary.noting(name), drop=diary.noting("dropped"))
+
+    await clock.advance(1.0)
+
+    assert diary.words == names
 
 
 async def test_a_sooner_timer_wakes_who_sleeps_for_a_later_one(

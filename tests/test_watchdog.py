@@ -4,13 +4,23 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
-from eventbus import BusStats, Context, EventBus, FailedDelivery, InvalidOption, Router, Topic
+from eventbus import (
+    BusStats,
+    Context,
+    EventBus,
+    FailedDelivery,
+    InvalidOption,
+    Router,
+    Topic,
+    dispatch,
+)
 from eventbus.middleware import CallNext, DeadLetter, Retry, Timeout
 from tests.manual_clock import ManualClock
 
@@ -87,16 +97,16 @@ async def test_a_short_limit_is_kept_beside_a_long_one(clock: ManualClock) -> No
     """Each worker's own limit counts, also when a much longer one runs already."""
     long, short = Stalling(clock, STUCK), Stalling(clock, STUCK)
     bus = EventBus(clock=clock)
-    bus.on("long", model=int, middleware=[Timeout(100.0)])(long)
+    bus.on("long", model=int, middleware=[Timeout(30.0)])(long)
     bus.on("short", model=int, middleware=[Timeout(1.0)])(short)
     async with bus:
         await bus.publish(Topic("long", int), STUCK)
-        await clock.advance(3.0)
+        await clock.advance(4.0)
         await bus.publish(Topic("short", int), STUCK)
-        await clock.advance(200.0)
+        await clock.advance(40.0)
 
     assert 1.0 <= short.ran[0] <= 1.25
-    assert 100.0 <= long.ran[0] <= 125.0
+    assert 30.0 <= long.ran[0] <= 37.5
 
 
 async def test_limits_fire_several_times_in_a_row(clock: ManualClock) -> None:
@@ -281,6 +291,27 @@ async def test_waiting_for_a_held_retry_takes_no_time(clock: ManualClock) -> Non
 
     assert attempts == [1, 2]
     assert (bus.stats().succeeded, bus.stats().failed) == (1, 1)
+
+
+async def test_an_attempt_after_a_held_retry_has_its_limit(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the worker goes on within its time slice, though nobody looked while it held."""
+    monkeypatch.setattr(dispatch, "stopwatch", Mock(return_value=0.0))
+    retry = Retry(attempts=2, initial=9.0, jitter=False, hold=True)
+    bus = EventBus(clock=clock, middleware=[Timeout(1.0), retry])
+
+    @bus.on(JOBS)
+    async def handle(event: int, context: Context[int]) -> None:
+        if context.attempt == 1:
+            raise ValueError
+        await anyio.sleep_forever()
+
+    async with bus:
+        await bus.publish(JOBS, 0)
+        await clock.advance(20.0)
+
+        assert bus.stats().failed == 2
 
 
 # --- Handlers that do not go quietly --------------------------------------------------------------

@@ -22,7 +22,7 @@ __all__ = (
 )
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from eventbus.context import Context
 from eventbus.errors import InvalidOption
@@ -126,24 +126,26 @@ def innermost(layers: Iterable[object], kind: type[P]) -> P | None:
     return found[-1] if found else None
 
 
-def check_middleware(layers: Iterable[object]) -> tuple[Middleware | Policy, ...]:
+def check_middleware(layers: object) -> tuple[Middleware | Policy, ...]:
     """Check what was given as `middleware=`.
 
     Raises:
         InvalidOption: Something in it is neither middleware nor a policy.
     """
-    return tuple(_checked(layer) for layer in layers)
+    if not isinstance(layers, Iterable):
+        raise InvalidOption(f"middleware={layers!r}: give a list of them")
+    return tuple(_checked(layer) for layer in cast("Iterable[object]", layers))
 
 
-def check_publish_middleware(
-    layers: Iterable[PublishMiddleware],
-) -> tuple[PublishMiddleware, ...]:
+def check_publish_middleware(layers: object) -> tuple[PublishMiddleware, ...]:
     """Check what was given as `publish_middleware=`.
 
     Raises:
         InvalidOption: Something in it cannot be called.
     """
-    checked = tuple(layers)
+    if not isinstance(layers, Iterable):
+        raise InvalidOption(f"publish_middleware={layers!r}: give a list of them")
+    checked = tuple(cast("Iterable[PublishMiddleware]", layers))
     for layer in checked:
         if isinstance(layer, type) or not callable(layer):
             raise InvalidOption(

@@ -3,7 +3,9 @@
 __all__ = ("Retry",)
 
 from datetime import timedelta
+from typing import cast
 
+from eventbus.clock import seconds_of
 from eventbus.errors import InvalidOption
 from eventbus.retry import Backoff
 
@@ -39,10 +41,13 @@ class Retry:
         never: Errors = (),
         hold: bool = False,
     ) -> None:
-        if attempts < 1:
-            raise InvalidOption(f"Retry(attempts={attempts!r}): give 1 or more, the first included")
+        _check_attempts(attempts)
+        _check_errors("on", on)
+        _check_errors("never", never)
         self.attempts = attempts
-        self.backoff = Backoff(_seconds(initial), _seconds(maximum), factor, jitter)
+        self.backoff = Backoff(
+            seconds_of("initial", initial), seconds_of("maximum", maximum), factor, jitter
+        )
         self.on = on
         self.never = never
         self.hold = hold
@@ -61,5 +66,15 @@ class Retry:
         return is_meant and not isinstance(error, self.never)
 
 
-def _seconds(duration: float | timedelta) -> float:
-    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+def _check_attempts(attempts: object) -> None:
+    if not isinstance(attempts, int) or attempts < 1:
+        raise InvalidOption(f"Retry(attempts={attempts!r}): give 1 or more, the first included")
+
+
+def _check_errors(word: str, errors: object) -> None:
+    kinds = cast("tuple[object, ...]", errors) if isinstance(errors, tuple) else (errors,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise InvalidOption(
+                f"Retry({word}={errors!r}): give an exception class, or a tuple of them"
+            )

@@ -4,6 +4,7 @@ __all__ = ("Timeout",)
 
 from datetime import timedelta
 
+from eventbus.clock import seconds_of
 from eventbus.errors import InvalidOption
 
 
@@ -21,9 +22,9 @@ class Timeout:
     __slots__ = ("seconds",)
 
     def __init__(self, seconds: float | timedelta) -> None:
-        self.seconds = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-        if not self.seconds > 0:
-            raise InvalidOption(f"Timeout({seconds!r}): give a positive number of seconds")
+        self.seconds = seconds_of("seconds", seconds)
+        if not self.seconds:
+            raise InvalidOption(f"Timeout({seconds!r}): give more than 0 seconds")
 
     @property
     def policy(self) -> str:

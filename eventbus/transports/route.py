@@ -111,9 +111,9 @@ class Route:
     def _require_room(self, queue: DeliveryQueue[Entry], entries: Sequence[Entry]) -> None:
         if not queue.has_room_for(entries):
             raise QueueFull(
-                f"no room for {len(entries)} more on {self.topic!r}: {queue.depth} of {queue.size} "
-                f"places are taken in a queue with overflow={queue.overflow!r}, so no queue got "
-                "any; publish slower, or give that subscription a larger queue_size"
+                f"no room for {len(entries)} on {self.topic!r}: {queue.depth} of {queue.size} "
+                f"places are taken in a queue with overflow={queue.overflow!r}, and no queue got "
+                "any; publish later, fewer at once, or give the subscription a larger queue_size"
             )
 
 

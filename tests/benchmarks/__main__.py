@@ -6,67 +6,102 @@ A missed bar is information, not a failure: the exit code is 0 unless messages w
 import argparse
 import json
 import logging
-import os
-import platform
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from math import isinf
 from pathlib import Path
+from statistics import median
 
+from tests.benchmarks import chart, league, machine, patterns, table, topics_once, workloads
 from tests.benchmarks.cases import CASES
-from tests.benchmarks.measure import Round, WrongCount, measure
-from tests.benchmarks.table import figures, lines
+from tests.benchmarks.contenders import BUS, CONTENDERS, PEERS, Contender
+from tests.benchmarks.measure import Round, Samples, WrongCount, by_case, measure
 
-LIBRARIES = ("eventbus", "anyio", "trio", "pydantic")
+ROUNDS = 21
+HEAVY_ROUNDS = 7
+QUICK_ROUNDS = 3
 
 
 def main() -> int:
     """Run as a command; give the exit code."""
     options = _options()
-    # The bus warns of what the flood leaves undone; here that is meant.
-    logging.disable(logging.WARNING)
-    print(_machine())
+    # The bus warns of what the flood leaves undone, libraries of handlers with equal names.
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    contenders = [one for one in CONTENDERS if not (options.core and one.kind == "peer")]
+    contenders = [one for one in contenders if one.is_installed]
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    used = machine.libraries(contenders)
+    print(used, machine.kind(), sep="\n")
     try:
-        rounds = _measured(options.rounds, shrink=10 if options.quick else 1)
+        samples = by_case(_measured(contenders, rounds, shrink=10 if options.quick else 1))
     except WrongCount as error:
         print(f"No figures: {error}", file=sys.stderr)
         return 1
-    print(*lines(rounds), sep="\n")
+    print(*table.lines(samples), "", *league.lines(samples), sep="\n")
     if options.json:
-        options.json.write_text(json.dumps(_report(rounds), indent=1) + "\n", "utf-8")
+        options.json.write_text(json.dumps(_report(used, samples), indent=1) + "\n", "utf-8")
+    if options.svg:
+        drawn = chart.svg(chart.panels(samples), f"{used}; {machine.kind()}")
+        options.svg.write_text(drawn, "utf-8")
     return 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21, metavar="N", help="21 if not given")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"{ROUNDS} if not given")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there too")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the other libraries there")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work: does it run?")
+    parser.add_argument("--core", action="store_true", help="leave the other libraries out")
     return parser.parse_args()
 
 
-def _measured(rounds: int, *, shrink: int) -> list[Round]:
-    done: list[Round] = []
-    for samples in measure(CASES, rounds=rounds, shrink=shrink):
-        done.append(samples)
-        print(f"\rround {len(done)} of {rounds}", end="", file=sys.stderr, flush=True)
+def _measured(contenders: Sequence[Contender], rounds: int, shrink: int) -> Iterator[Round]:
+    heavy = min(rounds, HEAVY_ROUNDS)
+    one_each = [one for one in contenders if one is BUS or one in PEERS]
+    yield from _told("the bars", measure(CASES, rounds=rounds, shrink=shrink))
+    for workload, cases in workloads.throughput(contenders).items():
+        yield from _told(workload, measure(cases, rounds=rounds, shrink=shrink))
+    subscribing = workloads.subscribing(one_each)
+    yield from _told("subscriptions", measure(subscribing, rounds=heavy, shrink=shrink))
+    yield from _told("patterns", patterns.routing(contenders, rounds=heavy, shrink=shrink))
+    yield from _told("topics", topics_once.remaining(contenders, shrink=shrink))
+
+
+def _told(what: str, rounds: Iterable[Round]) -> Iterator[Round]:
+    """Say how far it has come."""
+    for number, samples in enumerate(rounds, start=1):
+        print(f"\r{what}, {number:<12}", end="", file=sys.stderr, flush=True)
+        yield samples
     print(file=sys.stderr)
-    return done
 
 
-def _machine() -> str:
-    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    kind = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
-    return f"{python}, {libraries}; {kind}"
-
-
-def _report(rounds: Sequence[Round]) -> dict[str, object]:
+def _report(used: str, samples: Samples) -> dict[str, object]:
     rows = [
-        {"what": row.what, "unit": row.unit, "measured": figure, "bar": row.bar, "aim": row.aim}
-        for row, figure in figures(rounds)
+        {"what": row.what, "unit": row.unit, "measured": row.figure(samples), "at most": row.bar}
+        | {"aim": row.aim, "verdict": row.verdict(row.figure(samples))}
+        for row in table.ROWS
     ]
-    return {"machine": _machine(), "rows": rows, "rounds": rounds}
+    leads = [
+        {"what": lead.what, "measured": _finite(lead.figure(samples)), "at least": lead.bar}
+        | {"verdict": lead.verdict(lead.figure(samples))}
+        for lead in league.LEADS
+    ]
+    return {
+        "libraries": used,
+        "machine": machine.kind(),
+        "rows": rows,
+        "leads": leads,
+        "medians": {case: _finite(median(taken)) for case, taken in sorted(samples.items())},
+        "samples": {case: [_finite(one) for one in taken] for case, taken in samples.items()},
+    }
+
+
+def _finite(figure: float | None) -> float | None:
+    """Give what JSON can hold: nothing for what was given up."""
+    return None if figure is None or isinf(figure) else figure
 
 
 if __name__ == "__main__":

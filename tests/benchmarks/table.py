@@ -1,45 +1,61 @@
 """The bars, and how the samples measure up to them."""
 
-__all__ = ("ROWS", "Row", "figures", "lines")
+__all__ = ("ROWS", "Figure", "Row", "lines", "missed_by", "per")
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeAlias
 
-from tests.benchmarks.measure import Round
+from tests.benchmarks.measure import Samples
+from tests.benchmarks.patterns import workload
+from tests.benchmarks.workloads import named
+
+Figure: TypeAlias = Callable[[Samples], float | None]
+"""Works a figure out from the samples; None where they are missing."""
 
 BOUND_BEHIND_A_FLOOD_NS = 4 * 16 * 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure worked out from one round, the most it may be, and what would be good."""
+    """A figure, the most it may be, and what would be good."""
 
     what: str
     unit: str
     bar: float
     aim: float
-    figure: Callable[[Round], float]
+    figure: Figure
 
-    def measured(self, rounds: Sequence[Round]) -> float:
-        """Give the median of the rounds."""
-        return median(map(self.figure, rounds))
-
-    def verdict(self, measured: float) -> str:
+    def verdict(self, measured: float | None) -> str:
         """Say whether the bar is reached."""
-        if measured <= self.bar:
-            return "reached"
-        return f"MISSED by {measured / self.bar - 1:.0%}".replace("%", " %")
+        if measured is None:
+            return "-"
+        return "reached" if measured <= self.bar else missed_by(measured / self.bar - 1)
 
 
-def per(case: str, floor: str | float, *, parts: int = 1) -> Callable[[Round], float]:
-    """Compare a part of a case with another case, or with a number."""
+def missed_by(part: float) -> str:
+    """Say by which part of the bar a figure misses it."""
+    return f"MISSED by {part * 100:.0f} %"
 
-    def figure(samples: Round) -> float:
-        unit = samples[floor] if isinstance(floor, str) else floor
-        return samples[case] / parts / unit
+
+def per(case: str, floor: str | float, *, parts: int = 1) -> Figure:
+    """Compare a part of a case with another case of the same rounds, or with a number."""
+
+    def figure(samples: Samples) -> float | None:
+        if not isinstance(floor, str):
+            return median(samples[case]) / parts / floor if case in samples else None
+        if case not in samples or floor not in samples:
+            return None
+        rounds = zip(samples[case], samples[floor], strict=False)
+        return median(one / parts / unit for one, unit in rounds)
 
     return figure
+
+
+def _of_one_pattern(topics: str) -> Figure:
+    many, one = workload(100_000, topics), workload(1, topics)
+    return per(named("eventbus", many), named("eventbus", one))
 
 
 ROWS = (
@@ -58,6 +74,8 @@ ROWS = (
     Row("6-field model from a dict", "V", 1.5, 1.3, per("added by a model", "V")),
     Row("the same for 10 subscriptions", "V", 1.5, 1.3, per("added by a model to ten", "V")),
     Row("everything on", "F", 6.0, 5.0, per("everything", "F")),
+    Row("100,000 patterns, repeated topics", "of 1", 1.2, 1.1, _of_one_pattern("repeated")),
+    Row("100,000 patterns, new topics", "of 1", 6.0, 4.0, _of_one_pattern("new")),
     Row("latency p50, one in flight", "Q", 1.2, 1.0, per("latency", "latency of a queue")),
     Row("latency p99 behind 4 flooded", "B", 1.6, 1.1, per("flood", BOUND_BEHIND_A_FLOOD_NS)),
     Row("the same on trio", "B", 3.1, 2.1, per("flood, trio", BOUND_BEHIND_A_FLOOD_NS)),
@@ -73,18 +91,15 @@ UNITS = (
 )
 
 
-def figures(rounds: Sequence[Round]) -> Iterator[tuple[Row, float]]:
-    """Give each row with its figure."""
-    return ((row, row.measured(rounds)) for row in ROWS)
-
-
-def lines(rounds: Sequence[Round]) -> Iterator[str]:
+def lines(samples: Samples) -> Iterator[str]:
     """Write the units and the table, line by line."""
     for letter, case, meaning in UNITS:
-        yield f"{letter} = {median(samples[case] for samples in rounds):6.0f} ns: {meaning}"
+        yield f"{letter} = {median(samples[case]):6.0f} ns: {meaning}"
     yield f"B = {BOUND_BEHIND_A_FLOOD_NS:6.0f} ns: 4 subscriptions x 16 handlers x 20 us"
     yield ""
     yield f"{'':36}{'measured':>9}{'at most':>9}{'aim':>7}"
-    for row, measured in figures(rounds):
-        numbers = f"{measured:9.2f}{row.bar:9.2f}{row.aim:7.2f}"
+    for row in ROWS:
+        measured = row.figure(samples)
+        number = "-" if measured is None else f"{measured:.2f}"
+        numbers = f"{number:>9}{row.bar:9.2f}{row.aim:7.2f}"
         yield f"{row.what:36}{numbers} {row.unit:11}{row.verdict(measured)}"

@@ -73,7 +73,7 @@ CONTENDERS = (
         module="bubus",
         wire=wire,
         orders=orders,
-        events=20,
+        events=100,
         note=f"waited for every {BURST} events, as its queue holds 50; an event without fields, as "
         "it has to make a model of each",
     ),

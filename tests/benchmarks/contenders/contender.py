@@ -1,17 +1,19 @@
 """What a contender is: one way of getting events to handlers, used as its own pages tell."""
 
-__all__ = ("Contender", "OrderWire", "PatternWire", "Publish", "PublishTo", "Wire")
+__all__ = ("Contender", "Kind", "OrderWire", "PatternWire", "Publish", "PublishTo", "Wire")
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from tests.benchmarks.floors import Tally
 from tests.benchmarks.measure import Backend
 from tests.benchmarks.order import Event
+
+Kind: TypeAlias = Literal["bus", "floor", "peer"]
 
 Publish: TypeAlias = Callable[[Iterable[Event]], Awaitable[None]]
 """Publishes events one by one; returns when all of them are handled."""
@@ -31,7 +33,7 @@ PatternWire: TypeAlias = Callable[[Iterable[str], Tally], AbstractAsyncContextMa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A library, and how it does the workloads.
+    """A way of getting events to handlers, and how it does the workloads.
 
     Without `orders` it validates nothing, so that its publisher has to. Without `patterns` it does
     not route by pattern. `module` is what must be installed. `events` is how many one sample
@@ -43,6 +45,7 @@ class Contender:
     orders: OrderWire | None = None
     patterns: PatternWire | None = None
     most_patterns: int = 100_000
+    kind: Kind = "peer"
     module: str = "anyio"
     backend: Backend = "asyncio"
     events: int = 4_000

@@ -3,7 +3,7 @@
 __all__ = ("CONTENDERS",)
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -15,7 +15,8 @@ from tests.benchmarks.order import TOPIC, Event
 
 @asynccontextmanager
 async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
-    signal = _connected(topics, tally)
+    signals = _connected(topics, tally)
+    signal = signals[TOPIC]
 
     async def publish(events: Iterable[Event]) -> None:
         for event in events:
@@ -26,7 +27,8 @@ async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publis
 
 @asynccontextmanager
 async def unchecked(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
-    signal = _connected(topics, tally)
+    signals = _connected(topics, tally)
+    signal = signals[TOPIC]
 
     async def publish(events: Iterable[Event]) -> None:
         for event in events:
@@ -35,12 +37,12 @@ async def unchecked(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publis
     yield publish
 
 
-def _connected(topics: Iterable[str], tally: Tally) -> Any:
+def _connected(topics: Iterable[str], tally: Tally) -> Mapping[str, Any]:
     instance = import_module("psygnal").SignalInstance
     signals = defaultdict[str, Any](lambda: instance((object,)))
     for topic in topics:
         signals[topic].connect(counting_at_once(tally))
-    return signals[TOPIC]
+    return signals
 
 
 CONTENDERS = (

@@ -53,7 +53,12 @@ def _publishing(bus: EventBus) -> Publish:
 
 
 ON_ASYNCIO = Contender(
-    name="eventbus", wire=wire, orders=orders, patterns=patterns, most_patterns=1_000_000
+    name="eventbus",
+    kind="bus",
+    wire=wire,
+    orders=orders,
+    patterns=patterns,
+    most_patterns=1_000_000,
 )
 
 ON_UVLOOP = replace(

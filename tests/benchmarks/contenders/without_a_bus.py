@@ -77,7 +77,7 @@ async def _receive(outlet: ObjectReceiveStream[object], handle: Handler) -> None
 
 
 CONTENDERS = (
-    Contender(name="bare await", wire=awaits),
-    Contender(name="asyncio.Queue", wire=queues),
-    Contender(name="anyio stream", wire=streams, events=1_000),
+    Contender(name="bare await", kind="floor", wire=awaits),
+    Contender(name="asyncio.Queue", kind="floor", wire=queues),
+    Contender(name="anyio stream", kind="floor", wire=streams, events=1_000),
 )
