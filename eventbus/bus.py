@@ -276,6 +276,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             await self.activity.wait_idle()
         for subscription in self._registry.subscriptions.values():
             if subscription.queue is not None:
+                subscription.queue.refuse_waiting()
                 subscription.queue.close()
 
     async def run(self) -> None:

@@ -239,6 +239,7 @@ async def _hold(worker: Worker, delivery: LaterDelivery, delay: float) -> None:
     worker.current = None
     await worker.subscription.source.settle([(delivery, RetryLater(delay, then=is_over.set))])
     await is_over.wait()
+    worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
 
 
 def _timeout_of(worker: Worker) -> HandlerTimeout:

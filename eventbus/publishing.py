@@ -101,8 +101,8 @@ def _check_headers(headers: object) -> None:
 
 
 def _check_header_name(name: object) -> None:
-    is_text = isinstance(name, str) and 0 < len(name) <= MAX_HEADER_NAME
-    if not is_text or not _HEADER_LETTERS.issuperset(name):
+    has_letters = isinstance(name, str) and _HEADER_LETTERS.issuperset(name)
+    if not isinstance(name, str) or not has_letters or not 0 < len(name) <= MAX_HEADER_NAME:
         raise InvalidOption(
             f"header name {name!r}: give 1 to {MAX_HEADER_NAME} characters of A-Z a-z 0-9 - _"
         )

@@ -78,13 +78,14 @@ class Activity:
 class Waiter(Generic[T]):
     """A publisher that waits with its entry for a place in one queue."""
 
-    __slots__ = ("_admitted", "_queue", "_task", "entry")
+    __slots__ = ("_admitted", "_is_refused", "_queue", "_task", "entry")
 
     def __init__(self, queue: "DeliveryQueue[T]", entry: T) -> None:
         self.entry = entry
         self._queue = queue
         self._task: TaskInfo = get_current_task()
         self._admitted = Event()
+        self._is_refused = False
 
     def is_gone(self) -> bool:
         """Tell whether the publisher was cancelled, even if it has not run since."""
@@ -92,6 +93,11 @@ class Waiter(Generic[T]):
 
     def admit(self) -> None:
         """Let the publisher go on."""
+        self._admitted.set()
+
+    def refuse(self) -> None:
+        """Tell the publisher that its entry was not taken."""
+        self._is_refused = True
         self._admitted.set()
 
     def withdraw(self) -> None:
@@ -105,7 +111,7 @@ class Waiter(Generic[T]):
             BusClosed: The bus stopped first; the entry did not reach this queue.
         """
         await self._admitted.wait()
-        if self._queue.is_stopped:
+        if self._is_refused:
             raise BusClosed("the bus stopped while this publish waited for room in a full queue")
 
 
@@ -413,11 +419,18 @@ class DeliveryQueue(Generic[T]):
     def stop(self) -> int:
         """Close and forget what is in it; give the number of entries that will not be handled."""
         self.is_stopped = True
+        self.refuse_waiting()
         abandoned = self.depth
         self.items.clear()
         self.held = 0
         self.close()
         return abandoned
+
+    def refuse_waiting(self) -> None:
+        """Tell all publishers that wait that their entries were not taken."""
+        while self.waiters:
+            self.waiters.popleft().refuse()
+        self._update()
 
     def _admit_all(self) -> None:
         while self.waiters:

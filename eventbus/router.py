@@ -16,7 +16,6 @@ from inspect import Parameter, getattr_static
 from itertools import chain
 from typing import Any, Protocol, TypeVar, overload
 
-from pydantic import BaseModel
 from typing_extensions import TypeForm, Unpack
 
 from eventbus.context import Context
@@ -30,7 +29,6 @@ from eventbus.topics import check_pattern
 M = TypeVar("M")
 N = TypeVar("N")
 P = TypeVar("P")
-B = TypeVar("B", bound=BaseModel)
 R = TypeVar("R")
 S = TypeVar("S")
 
@@ -49,12 +47,6 @@ class Registers(Protocol[M]):
 class RegistersAnnotated(Protocol):
     """Takes a handler whose annotation names the model; `dict`, `bytes`, `object` take all."""
 
-    @overload
-    def __call__(self, handler: Callable[[B], R], /) -> Callable[[B], R]: ...
-    @overload
-    def __call__(
-        self, handler: Callable[[B, Context[B]], R], /
-    ) -> Callable[[B, Context[B]], R]: ...
     @overload
     def __call__(self, handler: Callable[[M], R], /) -> Callable[[M], R]: ...
     @overload
@@ -77,12 +69,6 @@ class MarksMethod(Protocol[M]):
 class MarksAnnotated(Protocol):
     """Takes a method whose annotation names the model, as `RegistersAnnotated` a function."""
 
-    @overload
-    def __call__(self, method: Callable[[S, B], R], /) -> Callable[[S, B], R]: ...
-    @overload
-    def __call__(
-        self, method: Callable[[S, B, Context[B]], R], /
-    ) -> Callable[[S, B, Context[B]], R]: ...
     @overload
     def __call__(self, method: Callable[[S, M], R], /) -> Callable[[S, M], R]: ...
     @overload

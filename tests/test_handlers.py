@@ -361,5 +361,5 @@ def test_unusable_name(name: Any, rule: str) -> None:
 
 def test_second_parameter_of_another_type_is_refused() -> None:
     """A parameter that must be given and says it is no context would get one all the same."""
-    with pytest.raises(InvalidHandler, match="'quantity' as its second.*annotate it as Context"):
+    with pytest.raises(InvalidHandler, match=r"'quantity' as its second.*annotate it as Context"):
         shape_of(written("event, quantity: int"))

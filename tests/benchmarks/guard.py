@@ -149,10 +149,15 @@ def _taken(case: str, ask_old: Ask, ask_new: Ask, chance: random.Random) -> tupl
 
 
 @contextmanager
-def _worker(checkout: Path, *, prefix: Sequence[str] = ()) -> Iterator[Ask]:
+def _worker(checkout: Path, *, prefix: Sequence[str] = ()) -> Iterator["Worker"]:
     """Run a process that answers for one version."""
     command = [*prefix, sys.executable, "-m", "tests.benchmarks.worker", str(checkout)]
     with subprocess.Popen(  # noqa: S603 - ourselves
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
-        ...
+        yield Worker(process)

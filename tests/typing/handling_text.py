@@ -102,6 +102,10 @@ async def nothing() -> None: ...
 async def three(event: Created, context: Context[Created], more: int) -> None: ...
 
 
+bus.on("orders.*")(lambda event: print(event))
+bus.on("orders.*")(lambda event: event.order_id)  # expect-error
+
+
 async def functions_come_back(created: Created) -> None:
     await inferred(created)
     assert_type(inferred_sync(created), int)
