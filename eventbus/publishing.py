@@ -108,6 +108,10 @@ def _check_header_name(name: object) -> None:
         )
 
 
+def _is_header_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_HEADER_NAME and _HEADER_LETTERS.issuperset(name)
+
+
 def _check_header_value(name: str, value: object) -> None:
     if not isinstance(value, str) or _has_control(value):
         raise InvalidOption(

@@ -119,8 +119,11 @@ async def test_sync_handlers_share_the_threads_of_the_bus() -> None:
         anyio.from_thread.run(checkpoint)
         running.discard(event["n"])
 
+    def other_handler(event: dict[str, int]) -> None:
+        handler({"n": -1 - event["n"]})
+
     bus.on("numbers", concurrency=5)(handler)
-    bus.on("numbers", concurrency=5)(lambda event: handler({"n": -1 - event["n"]}))
+    bus.on("numbers", concurrency=5)(other_handler)
 
     async with bus:
         await bus.publish_many("numbers", [{"n": n} for n in range(20)])

@@ -312,7 +312,7 @@ async def test_no_more_threads_than_the_bus_allows() -> None:
 @pytest.mark.parametrize("with_context", [False, True])
 async def test_a_flooded_worker_gives_way(overflow: Any, with_context: bool) -> None:
     """Other tasks run long before the flood has been handled, though no handler ever waits."""
-    flood = 20_000
+    flood = 8_000
     handled = 0
     turns: list[int] = []
     bus = EventBus(queue_size=flood, overflow=overflow)

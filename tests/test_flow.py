@@ -1,7 +1,7 @@
 """The way of a message, from `publish` to the handlers, as an application sees it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -483,7 +483,7 @@ async def test_what_a_handler_publishes_is_checked_at_the_call() -> None:
     @bus.on("orders.*")
     async def handler(event: object, context: Context[object]) -> None:
         with pytest.raises(InvalidEvent):
-            await context.publish(INVOICE_REQUESTED, {"order": "o-1"})  # type: ignore[call-overload]
+            await cast("Any", context).publish(INVOICE_REQUESTED, {"order": "o-1"})
         receipt = await context.publish(INVOICE_REQUESTED, InvoiceRequested(order_id="o-1"))
         seen.append(receipt.matched)
 

@@ -185,8 +185,10 @@ def test_outer_middleware_comes_first() -> None:
 
 def test_an_object_s_name_goes_before_the_handler_s() -> None:
     """The subscriptions of two objects of one class can be told apart."""
-    assert of_text("a").named("billing").options["name"] == "billing.take_order"
-    assert of_text("a", name="bill").named("billing").options["name"] == "billing.bill"
+    default, explicit = of_text("a").named("billing"), of_text("a", name="bill").named("billing")
+
+    assert default.options == {"name": "billing.take_order"}
+    assert explicit.options == {"name": "billing.bill"}
 
 
 def test_an_object_s_name_leaves_groups_alone() -> None:

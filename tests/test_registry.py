@@ -90,7 +90,7 @@ def test_two_explicit_equal_names_are_refused() -> None:
     bus = EventBus()
     bus.on(ORDER, name="audit")(handle_order)
 
-    with pytest.raises(DuplicateSubscription, match="'audit'.*group='audit'"):
+    with pytest.raises(DuplicateSubscription, match=r"'audit'.*group='audit'"):
         bus.on("orders.*", name="audit")(handle_order)
     assert names(bus) == ["audit"]
 
@@ -115,7 +115,7 @@ def test_a_group_cannot_join_a_plain_subscription() -> None:
 
 def test_name_and_group_exclude_each_other() -> None:
     """The group is the name."""
-    with pytest.raises(InvalidOption, match="'a'.*'b'"):
+    with pytest.raises(InvalidOption, match=r"'a'.*'b'"):
         EventBus().on(ORDER, name="a", group="b")
 
 

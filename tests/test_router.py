@@ -1,6 +1,7 @@
 """Routers: handlers in groups, under prefixes and middleware of their own, and objects' methods."""
 
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -186,7 +187,7 @@ async def test_a_router_included_twice_in_the_same_place_delivers_twice() -> Non
 def test_a_router_cannot_include_itself(depth: int) -> None:
     """Directly or by way of others, there would be no end of handlers."""
     chain = [Router(f"r{number}") for number in range(depth + 1)]
-    for outer, inner in zip(chain, chain[1:], strict=False):
+    for outer, inner in pairwise(chain):
         outer.include(inner)
 
     with pytest.raises(InvalidOption, match=f"Router\\('r{0}'\\)"):

@@ -102,7 +102,7 @@ async def nothing() -> None: ...
 async def three(event: Created, context: Context[Created], more: int) -> None: ...
 
 
-bus.on("orders.*")(lambda event: print(event))
+bus.on("orders.*")(lambda event: repr(event))
 bus.on("orders.*")(lambda event: event.order_id)  # expect-error
 
 
