@@ -459,13 +459,14 @@ class EventBus(Registering, Publishing, Generic[C]):
             BusClosed: It is closed; or draining, and the caller is no handler of it.
             EventBusError: It runs in another thread.
         """
-        if self._phase is Phase.RUNNING and self._runtime.is_in_its_thread():
-            return
-        if self._phase is Phase.RUNNING:
+        is_live = self._phase is Phase.RUNNING or self._phase is Phase.DRAINING
+        if is_live and not self._runtime.is_in_its_thread():
             raise EventBusError(
                 f"{self!r} runs in another thread, and is not safe to use from this one: publish "
                 "from its event loop; in a handler that is not async, use context.publish_nowait"
             )
+        if self._phase is Phase.RUNNING:
+            return
         if self._phase is Phase.NEW:
             raise NotStarted(f"{self!r} is not running: use it inside `async with bus:`")
         if self._phase is not Phase.DRAINING or not is_handler_of(self):

@@ -129,14 +129,20 @@ async def deliver(  # noqa: C901 - see below
                 return _ending(worker)  # also since a retry may have closed a lane
             if has_lanes:
                 _leave_lane(worker)
-            # 25 ns for the variables, where a task of its own per delivery would cost 3,000.
-            if worker.is_timed_out or copy_context() != pristine:
+            try:  # 25 ns, where a task of its own per delivery would cost 3,000
+                is_tainted = copy_context() != pristine
+            except Exception:  # noqa: BLE001 - a variable's value that cannot be compared has changed
+                is_tainted = True
+            if is_tainted or worker.is_timed_out:
                 return _ending(worker)
     return Ending.FINISHED
 
 
 def _ending(worker: Worker) -> Ending:
-    return Ending.AGAIN if copy_context() == worker.pristine else Ending.TAINTED
+    try:
+        return Ending.AGAIN if copy_context() == worker.pristine else Ending.TAINTED
+    except Exception:  # noqa: BLE001 - as above
+        return Ending.TAINTED
 
 
 async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:

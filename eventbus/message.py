@@ -57,6 +57,7 @@ class Traits:
     headers: Mapping[str, str] = _NO_HEADERS
     correlation_id: str | None = None
     causation_id: str | None = None
+    is_required: bool = False  # that at least one subscription matches
 
 
 def write_traits(

@@ -19,7 +19,7 @@ from eventbus.clock import Clock
 from eventbus.context import Payload
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, EventBusError, InvalidEvent, InvalidTopic, NoSubscribers
-from eventbus.message import Entry, Message, Receipt, note_matched, write_message
+from eventbus.message import Entry, Message, Receipt, Traits, note_matched, write_message
 from eventbus.middleware.chain import (
     PublishMiddleware,
     check_publish_middleware,
@@ -148,7 +148,7 @@ class Publishing:
         """
         message = self._write(topic, event, options)
         receipt = run_without_waiting(self._send_now(message), self._layers)
-        _require(receipt, options)
+        _require(receipt, message.head[3])
         return receipt
 
     @overload
@@ -191,17 +191,20 @@ class Publishing:
     def prepare(
         self, topic: Topic[Any] | str, event: object, options: PublishOptions, cause: Message
     ) -> Message:
-        """Check what a handler publishes, and write its message, to be sent later."""
+        """Check what a handler publishes, and write its message, to be sent later.
+
+        A handler that is not async calls this from its thread: so routes are left alone.
+        """
         traits = caused_by(cause, traits_of(options))
-        route = self._route(topic)
-        route.check(event)
-        if options.get("require") and not route.matched:
-            raise _nobody(route.topic)
-        return write_message((route.topic, self._now(), None, traits), event)
+        name = self._name_of(topic)
+        contract = self.contracts.schema_for(name)
+        if contract is not None:
+            contract.check(name, event)
+        return write_message((name, self._now(), None, traits), event)
 
     async def send(self, message: Message) -> None:
         """Send what a handler published, through the publish middleware."""
-        await self._send(message)
+        _require(await self._send(message), message.head[3])
 
     @property
     def published(self) -> int:
@@ -233,11 +236,12 @@ class Publishing:
         self, topic: Topic[Any] | str, event: object, options: PublishOptions
     ) -> Receipt:
         try:
-            receipt = await self._send(self._write(topic, event, options))
+            message = self._write(topic, event, options)
+            receipt = await self._send(message)
         except EventBusError:
             await checkpoint()  # who tries again and again must let the workers run
             raise
-        _require(receipt, options)
+        _require(receipt, message.head[3])
         return receipt
 
     def _write(self, topic: Topic[Any] | str, event: object, options: PublishOptions) -> Message:
@@ -307,8 +311,8 @@ class Publishing:
         return name
 
 
-def _require(receipt: Receipt, options: PublishOptions) -> None:
-    if options.get("require") and not receipt.matched:
+def _require(receipt: Receipt, traits: Traits | None) -> None:
+    if traits is not None and traits.is_required and not receipt.matched:
         raise _nobody(receipt.topic)
 
 

@@ -60,12 +60,14 @@ def traits_of(options: PublishOptions) -> Traits | None:
     headers = options.get("headers")
     if headers is not None:
         _check_headers(headers)
-    return write_traits(id=options.get("id"), key=options.get("key"), headers=headers)
+    traits = write_traits(id=options.get("id"), key=options.get("key"), headers=headers)
+    traits.is_required = options.get("require", False)
+    return traits
 
 
 def caused_by(cause: Message, traits: Traits | None) -> Traits:
     """Note which message led to this one."""
-    traits = traits or Traits()
+    traits = traits or write_traits()
     traits.causation_id = cause.id
     traits.correlation_id = cause.correlation_id or cause.id
     return traits
@@ -106,10 +108,6 @@ def _check_header_name(name: object) -> None:
         raise InvalidOption(
             f"header name {name!r}: give 1 to {MAX_HEADER_NAME} characters of A-Z a-z 0-9 - _"
         )
-
-
-def _is_header_name(name: str) -> bool:
-    return 0 < len(name) <= MAX_HEADER_NAME and _HEADER_LETTERS.issuperset(name)
 
 
 def _check_header_value(name: str, value: object) -> None:

@@ -234,10 +234,17 @@ def flaws_of(error: BaseException) -> str:
     Of any other error it is its text.
     """
     if not isinstance(error, ValidationError):
-        return str(error)
+        return _text_of(error)
     flaws = [_flaw(**flaw) for flaw in error.errors(include_url=False, include_input=False)]
     unsaid = len(flaws) - _MOST_FLAWS
     return f"{'; '.join(flaws[:_MOST_FLAWS])}{f' and {unsaid} more' if unsaid > 0 else ''}"
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's error: that it cannot be told must not end the bus
+        return "the error's own text cannot be told"
 
 
 def _refusal(topic: str, model: str, event: object, error: ValidationError) -> str:

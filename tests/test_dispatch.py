@@ -97,6 +97,26 @@ async def test_a_failing_where_fails_the_delivery() -> None:
     assert (bus.stats().failed, bus.stats().filtered) == (1, 1)
 
 
+class Unspeakable(Exception):
+    """An error that has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+async def test_an_error_without_a_text_is_an_error_as_any_other() -> None:
+    """That it cannot be told ends neither the worker nor the bus."""
+    bus = EventBus(middleware=[DeadLetter()])
+    bus.on(JOBS)(raising(Unspeakable()))
+    async with bus:
+        await bus.publish_many(JOBS, [1, 2])
+        await bus.join()
+        letters = await bus.dead_letters()
+
+    assert [letter.error_type for letter in letters] == ["Unspeakable"] * 2
+    assert letters[0].error == "the error's own text cannot be told"
+
+
 async def interrupt(event: int) -> None:
     """Fail as if the user had pressed Ctrl-C."""
     raise KeyboardInterrupt
@@ -419,6 +439,34 @@ async def test_what_a_failing_handler_sets_is_not_seen_either(clock: ManualClock
         await clock.advance(10.0)
 
     assert seen == ["calm"] * 4
+
+
+class Incomparable:
+    """A value that cannot be compared, as arrays cannot."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    __hash__ = object.__hash__
+
+
+async def test_variables_that_cannot_be_compared_are_not_seen_either() -> None:
+    """A variable may hold what it likes: comparing it ends neither the worker nor the bus."""
+    seen: list[object] = []
+    array: ContextVar[object] = ContextVar("array")
+    bus = EventBus()
+
+    @bus.on(JOBS)
+    async def handle(event: int) -> None:
+        seen.append(array.get())
+        array.set(Incomparable())
+
+    first = Incomparable()
+    array.set(first)
+    async with bus:
+        await bus.publish_many(JOBS, [1, 2, 3])
+
+    assert [one is first for one in seen] == [True] * 3
 
 
 async def test_what_a_handler_out_of_time_sets_is_not_seen(clock: ManualClock) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Served:
 
 
 @contextmanager
-def serving(start: str, backend: str) -> Iterator[Served]:
+def serving(start: str, backend: str) -> Generator[Served, None, None]:
     """Run the program until the block ends."""
     process = subprocess.Popen(  # noqa: S603 - the program is written above
         [sys.executable, "-c", PROGRAM, start, backend],

@@ -363,9 +363,8 @@ async def test_lag_counts_what_blocked_publishers_hold() -> None:
             tasks.start_soon(bus.publish, "numbers", {})
         await anyio.wait_all_tasks_blocked()
         stats = bus.stats().subscriptions["one"]
+        assert (stats.queue_depth, stats.lag, stats.in_flight) == (2, 5, 1)
         gate.opened.set()
-
-    assert (stats.queue_depth, stats.lag, stats.in_flight) == (2, 5, 1)
 
 
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest", "latest"])

@@ -122,10 +122,11 @@ async def test_iteration_waits_for_the_next_event() -> None:
 
 async def test_several_takers_share_the_events() -> None:
     """Each event goes to one of them, and none is left out."""
-    seen: list[list[Any]] = [[], [], []]
-    async with EventBus() as bus, bus.subscribe("numbers") as events:
+    seen: list[list[int]] = [[], [], []]
+    model = dict[str, int]
+    async with EventBus() as bus, bus.subscribe("numbers", model=model) as events:
 
-        async def take_all(into: list[Any]) -> None:
+        async def take_all(into: list[int]) -> None:
             async for event in events:
                 into.append(event["n"])
                 await checkpoint()

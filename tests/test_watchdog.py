@@ -460,7 +460,7 @@ async def test_a_stuck_thread_keeps_its_place_until_it_returns(clock: ManualCloc
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), timedelta(0)])
 def test_a_limit_that_cannot_be_is_refused(seconds: Any) -> None:
     """Time has to be positive."""
-    with pytest.raises(InvalidOption, match="give (more than 0 )?seconds"):
+    with pytest.raises(InvalidOption, match=r"give (more than 0 )?seconds"):
         Timeout(seconds)
 
 

@@ -1,30 +1,31 @@
-"""What a change made slower: this checkout beside an older revision, round by round.
+"""What a change made slower: this checkout beside another revision, round by round.
 
-`python -m tests.benchmarks.guard REVISION` runs the same benchmarks, those of this checkout, on both
-versions of the bus, each in a process of its own; they take turns, case by case. The processes are
-started anew a few times, as where one happens to lay its memory makes a difference of some percent.
-The exit code is 1 if a case became slower than is tolerated.
+`python -m tests.benchmarks.guard REVISION` runs the same benchmarks, those of this checkout, on
+both versions of the bus, each in a process of its own; they take turns, case by case. The processes
+are started anew a few times, as where one happens to lay its memory makes some percent of
+difference. The exit code is 1 if a case became slower than is tolerated.
 """
 
-__all__ = ("CORE", "Comparison", "compared", "main")
+__all__ = ("CORE", "Comparison", "Pair", "compared", "main")
 
 import argparse
+import os
 import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isnan
 from pathlib import Path
 from statistics import median
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 from tests.benchmarks import callgrind, floors, latency, memory, throughput
 from tests.benchmarks.contenders import BUS
 from tests.benchmarks.measure import Case
-from tests.benchmarks.throughput import fan_out, pass_on, with_middleware
 from tests.benchmarks.workloads import nested_orders, start_and_stop
 
 ROOT = Path(__file__).parents[2]
@@ -32,30 +33,34 @@ STARTS = 5
 ROUNDS = 9
 TOLERATED = 0.05
 
-CORE: Mapping[str, Case] = {
-    "asyncio.Queue, the same in both": Case(floors.queue_and_await),
-    "one handler": Case(fan_out(1)),
-    "one handler on trio": Case(fan_out(1), backend="trio"),
-    "ten handlers": Case(fan_out(10), 1_000),
+TIMED: Mapping[str, Case] = {
+    "asyncio.Queue, equal in both": Case(floors.queue_and_await),
+    "one handler": Case(throughput.fan_out(1)),
+    "one handler on trio": Case(throughput.fan_out(1), backend="trio"),
+    "ten handlers": Case(throughput.fan_out(10), 1_000),
     "publish_many": Case(throughput.in_batches),
-    "a middleware": Case(with_middleware(pass_on)),
+    "a middleware": Case(throughput.with_middleware(throughput.pass_on)),
     "where=": Case(throughput.with_where),
     "a model from a dict": Case(throughput.fan_out_of_models(1), 2_000),
     "an order with line items": Case(nested_orders(BUS), 1_000),
     "everything on": Case(throughput.everything_on, 1_000),
     "latency": Case(latency.one_in_flight, 500),
     "start and stop": Case(start_and_stop(BUS), 200),
+}
+
+CORE: Mapping[str, Case] = {
+    **TIMED,
     "bytes, unused": Case(memory.unused_subscription, 200),
     "bytes, idle": Case(memory.idle_subscription, 200),
 }
 
-Ask: TypeAlias = Callable[[str], float]
-"""Takes a sample of a case in some version."""
+Pair: TypeAlias = tuple[float, float]
+"""The figures of the old and of the new version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A case, with its figure in both versions and how many times the old one the new one is."""
+    """A case, its figure in both versions, and how many times the old one the new one is."""
 
     case: str
     old: float
@@ -69,11 +74,25 @@ class Comparison:
 
     def __str__(self) -> str:
         """Write the line of the table."""
+        figures = f"{self.case:32}{self.old:14,.0f}{self.new:14,.0f}"
         if isnan(self.ratio):
-            return f"{self.case:34}{self.old:12.0f}{self.new:12.0f}  only one version can do it"
+            return f"{figures}  only one version can do it"
         word = "SLOWER" if self.is_slower else "faster" if self.ratio < 1 - TOLERATED else ""
-        change = f"{(self.ratio - 1) * 100:+8.1f} %"
-        return f"{self.case:34}{self.old:12.0f}{self.new:12.0f}{change}  {word}".rstrip()
+        return f"{figures}{(self.ratio - 1) * 100:+8.1f} %  {word}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that takes samples of one version."""
+
+    process: subprocess.Popen[str]
+
+    def sample(self, case: str) -> float:
+        """Have a case done once."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(case, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
 
 
 def main() -> int:
@@ -81,22 +100,24 @@ def main() -> int:
     options = _options()
     with _checkout_of(options.revision) as old:
         if options.instructions:
-            comparisons = _in_instructions(old)
+            older, newer = _counts(old), _counts(ROOT)
+            rounds, unit = [{case: (older[case], newer[case]) for case in TIMED}], "instructions"
         else:
-            comparisons = compared(list(_rounds(old, options.starts, options.rounds)))
-    unit = "instructions" if options.instructions else "ns or bytes"
-    print(f"{unit:34}{options.revision[:10]:>12}{'here':>12}")
+            rounds, unit = [*_rounds(old, options.starts, options.rounds)], "ns or bytes"
+    comparisons = compared(rounds)
+    print(f"{unit:32}{options.revision[:12]:>14}{'here':>14}")
     print(*comparisons, sep="\n")
     return int(any(one.is_slower for one in comparisons))
 
 
-def compared(rounds: Sequence[Mapping[str, tuple[float, float]]]) -> list[Comparison]:
-    """Sum up rounds of (old, new): the median of each, and that of their ratios in one round."""
+def compared(rounds: Sequence[Mapping[str, Pair]]) -> list[Comparison]:
+    """Sum up rounds: the median of each version, and that of their ratios in one round."""
     comparisons: list[Comparison] = []
     for case in rounds[0]:
-        old, new = zip(*(taken[case] for taken in rounds), strict=True)
-        ratio = median(after / before for before, after in zip(old, new, strict=True))
-        comparisons.append(Comparison(case, median(old), median(new), ratio))
+        pairs = [taken[case] for taken in rounds]
+        old, new = (median(figures) for figures in zip(*pairs, strict=True))
+        ratio = median(after / before for before, after in pairs)
+        comparisons.append(Comparison(case, old, new, ratio))
     return comparisons
 
 
@@ -106,7 +127,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=STARTS, help=f"{STARTS} if not given")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} for each start")
     parser.add_argument(
-        "--instructions", action="store_true", help="count instructions, by valgrind: no noise"
+        "--instructions", action="store_true", help="count instructions with valgrind: no noise"
     )
     return parser.parse_args()
 
@@ -115,7 +136,7 @@ def _options() -> argparse.Namespace:
 def _checkout_of(revision: str) -> Iterator[Path]:
     """Give a checkout of the revision for as long as it is needed."""
     with tempfile.TemporaryDirectory(prefix="eventbus-") as folder:
-        checkout = Path(folder) / "checkout"
+        checkout = Path(folder).resolve() / "checkout"
         _git("worktree", "add", "--quiet", "--detach", str(checkout), revision)
         try:
             yield checkout
@@ -124,33 +145,45 @@ def _checkout_of(revision: str) -> Iterator[Path]:
 
 
 def _git(*words: str) -> None:
-    subprocess.run(["git", *words], cwd=ROOT, check=True)  # noqa: S603, S607 - the user's git
+    subprocess.run(["git", *words], cwd=ROOT, check=True)  # noqa: S603, S607 - the user's own git
 
 
-def _rounds(old: Path, starts: int, rounds: int) -> Iterator[Mapping[str, tuple[float, float]]]:
+def _rounds(old: Path, starts: int, rounds: int) -> Iterator[Mapping[str, Pair]]:
     chance = random.Random(2026)
     for start in range(starts):
-        with _worker(old) as ask_old, _worker(ROOT) as ask_new:
+        with _worker(old) as older, _worker(ROOT) as newer:
             for number in range(rounds):
                 print(f"\rstart {start + 1}, round {number + 1} ", end="", file=sys.stderr)
-                cases = chance.sample(list(CORE), len(CORE))
-                taken = {case: _taken(case, ask_old, ask_new, chance) for case in cases}
-                yield {case: taken[case] for case in CORE}
+                yield {case: _pair(older, newer, case, chance) for case in CORE}
     print(file=sys.stderr)
 
 
-def _taken(case: str, ask_old: Ask, ask_new: Ask, chance: random.Random) -> tuple[float, float]:
-    """Take a sample of both versions, one after the other, in either order."""
+def _pair(older: Worker, newer: Worker, case: str, chance: random.Random) -> Pair:
+    """Take a sample of both versions right after each other, in either order."""
     if chance.random() < 0.5:
-        old = ask_old(case)
-        return old, ask_new(case)
-    new = ask_new(case)
-    return ask_old(case), new
+        return older.sample(case), newer.sample(case)
+    new = newer.sample(case)
+    return older.sample(case), new
+
+
+def _counts(checkout: Path) -> Mapping[str, int]:
+    """Count the instructions of each case the second time, when what is cached is there."""
+    counts: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(prefix="callgrind-") as folder:
+        out_file = Path(folder) / "counts"
+        prefix = (*callgrind.COMMAND, f"--callgrind-out-file={out_file}")
+        with _worker(checkout, *prefix) as worker:
+            for case in TIMED:
+                print(f"\r{checkout.name}, {case:<32}", end="", file=sys.stderr)
+                worker.sample(case)
+                again = partial(worker.sample, case)
+                counts[case] = callgrind.counted(worker.process.pid, out_file, again)
+    print(file=sys.stderr)
+    return counts
 
 
 @contextmanager
-def _worker(checkout: Path, *, prefix: Sequence[str] = ()) -> Iterator["Worker"]:
-    """Run a process that answers for one version."""
+def _worker(checkout: Path, *prefix: str) -> Iterator[Worker]:
     command = [*prefix, sys.executable, "-m", "tests.benchmarks.worker", str(checkout)]
     with subprocess.Popen(  # noqa: S603 - ourselves
         command,
@@ -161,3 +194,7 @@ def _worker(checkout: Path, *, prefix: Sequence[str] = ()) -> Iterator["Worker"]
         text=True,
     ) as process:
         yield Worker(process)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

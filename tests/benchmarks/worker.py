@@ -1,7 +1,7 @@
-"""Takes samples of the eventbus of another checkout, with the benchmarks of this one.
+"""Takes samples of the eventbus of some checkout, with the benchmarks of this one.
 
-`python -m tests.benchmarks.worker CHECKOUT` answers each line on its input, the name of a case, with
-one on its output: the figure, or `nan` where that version cannot do it.
+`python -m tests.benchmarks.worker CHECKOUT` answers each line on its input, the name of a case,
+with one on its output: the figure, or `nan` where that version fails at it.
 """
 
 __all__ = ("main",)
@@ -16,26 +16,27 @@ from pathlib import Path
 def main(checkout: str) -> None:
     """Answer until the input ends."""
     _import_eventbus_of(checkout)
+    # Only now: what these import from eventbus has to be that of the checkout.
     from tests.benchmarks.guard import CORE
     from tests.benchmarks.measure import Case, run
 
-    logging.disable(logging.CRITICAL)
-    gc.freeze()
-    gc.disable()
-
     def figure(case: Case) -> float:
-        gc.collect()
         try:
             return run(case.sample, case.size, backend=case.backend)
-        except (AttributeError, TypeError):
+        except Exception as error:  # noqa: BLE001 - another version may fail in any way
+            print(repr(error), file=sys.stderr)
             return nan
 
+    logging.disable(logging.CRITICAL)
+    gc.disable()
+    gc.freeze()
     for line in sys.stdin:
-        print(figure(CORE[line.strip()]), flush=True)
+        answer = figure(CORE[line.strip()])
+        gc.collect()
+        print(answer, flush=True)
 
 
 def _import_eventbus_of(checkout: str) -> None:
-    """Import it first, so that nothing later imports another."""
     sys.path.insert(0, checkout)
     import eventbus
 
