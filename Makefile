@@ -11,12 +11,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+REV ?= HEAD
 PLUGINS := $(patsubst %/pyproject.toml,-e %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: help setup demo test coverage test-all lint format type bench wheels check clean
+.PHONY: help setup demo test coverage test-all lint format type bench bench-compare wheels check clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.installed ## an environment in .venv with the project and its tools
 
@@ -57,8 +58,11 @@ type: setup ## the types, by mypy and by basedpyright
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/basedpyright --level error
 
-bench: $(VENV)/.bench ## speed, as ratios measured side by side in one run
-	@$(BIN)/python -m tests.benchmarks
+bench: $(VENV)/.bench ## speed, side by side with other libraries; OPTIONS=--quick, --core, --json FILE, --svg FILE
+	@$(BIN)/python -m tests.benchmarks $(OPTIONS)
+
+bench-compare: setup ## what became slower since REV=HEAD; OPTIONS=--instructions counts them with valgrind
+	@$(BIN)/python -m tests.benchmarks.guard $(REV) $(OPTIONS)
 
 wheels: setup ## what a user installs: built, installed elsewhere, the examples run there
 	@.ci/wheels $(BIN)/python

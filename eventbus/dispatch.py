@@ -60,6 +60,7 @@ async def run_worker(worker: Worker) -> None:
     call = _call_of(worker.member, subscription)
     link = _chain_of(worker.member, subscription, call)
     worker.pristine = copy_context()
+    worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
     ending = Ending.AGAIN
     while ending not in {Ending.FINISHED, Ending.TAINTED}:
         worker.is_timed_out = False

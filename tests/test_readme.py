@@ -1,6 +1,7 @@
 """Runs every Python block of the README, and holds what it prints against the block below it."""
 
 import ast
+import codeop
 import inspect
 import re
 import subprocess
@@ -75,6 +76,20 @@ async def test_the_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
             await awaiting
         printed = capsys.readouterr().out
         assert (snippet.line, printed) == (snippet.line, snippet.output)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: f"line_{snippet.line}")
+def test_a_snippet_can_be_pasted(snippet: Block) -> None:
+    """A newcomer pastes a snippet into `python -m asyncio`, where an empty line ends a block."""
+    read = codeop.CommandCompiler()
+    read.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    pending: list[str] = []
+    for line in [*snippet.code.splitlines(), ""]:
+        pending.append(line)
+        if read("\n".join(pending)) is not None:
+            pending.clear()
+
+    assert pending == []
 
 
 @pytest.mark.timeout(180)  # seconds: mypy may have no cache yet

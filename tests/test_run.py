@@ -53,6 +53,15 @@ print("ended", flush=True)
 """
 
 
+CASES = pytest.mark.parametrize(
+    ("start", "number"),
+    [
+        pytest.param("start_outside", signal.SIGTERM, id="SIGTERM"),
+        pytest.param("start_by_run", signal.SIGINT, id="SIGINT"),
+    ],
+)
+
+
 class Served:
     """The program, as seen from outside."""
 
@@ -72,9 +81,12 @@ class Served:
 
     def rest(self) -> str:
         """Wait for its end, and give what else it wrote."""
-        # Before `communicate`, which closes the input: that would let the handler go on.
-        self.process.wait(timeout=30)
-        output, errors = self.process.communicate()
+        # Not by `communicate`: it closes the input, which would let the handler go on, and does
+        # not see what `expect` has buffered.
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        output, errors = self.process.stdout.read(), self.process.stderr.read()
+        self.process.wait()
         assert "Traceback" not in errors, errors
         return output
 
@@ -104,8 +116,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.mark.parametrize("start", ["start_outside", "start_by_run"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+@CASES
 def test_the_first_signal_drains(start: str, backend: str, number: signal.Signals) -> None:
     """What is being handled is finished, and the program ends well."""
     with serving(start, backend) as program:
@@ -119,8 +130,7 @@ def test_the_first_signal_drains(start: str, backend: str, number: signal.Signal
         assert program.process.returncode == 0
 
 
-@pytest.mark.parametrize("start", ["start_outside", "start_by_run"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+@CASES
 def test_the_second_signal_stops(start: str, backend: str, number: signal.Signals) -> None:
     """Whoever asks twice does not want to wait: the program ends at once, with code 1."""
     with serving(start, backend) as program:

@@ -180,7 +180,7 @@ async def test_a_mixture_adds_up(clock: ManualClock) -> None:
             raise ValueError("not yet")
 
     @bus.on("numbers", name="odd", where=lambda event: event["n"] % 2 == 1)
-    def odd(event: dict[str, int]) -> None: ...
+    async def odd(event: dict[str, int]) -> None: ...
 
     async with bus:
         await bus.publish_many("numbers", numbers(9))
@@ -360,7 +360,7 @@ async def test_lag_counts_what_blocked_publishers_hold() -> None:
         await gate.entered.wait()
         await bus.publish_many("numbers", numbers(2))
         for _ in range(3):
-            tasks.start_soon(bus.publish, "numbers", {})
+            tasks.start_soon(bus.publish, "numbers", {"n": 9})
         await anyio.wait_all_tasks_blocked()
         stats = bus.stats().subscriptions["one"]
         assert (stats.queue_depth, stats.lag, stats.in_flight) == (2, 5, 1)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -25,6 +26,7 @@ from eventbus.middleware import CallNext, DeadLetter, Retry, Timeout
 from tests.manual_clock import ManualClock
 
 JOBS = Topic("jobs", int)
+mood: ContextVar[str] = ContextVar("mood")
 STUCK = 1
 """The event at which the handlers of these tests stand still."""
 
@@ -312,6 +314,26 @@ async def test_an_attempt_after_a_held_retry_has_its_limit(
         await clock.advance(20.0)
 
         assert bus.stats().failed == 2
+
+
+async def test_an_attempt_in_a_new_task_has_its_limit(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a handler that set context variables, whose worker goes on within its slice."""
+    monkeypatch.setattr(dispatch, "stopwatch", Mock(return_value=0.0))
+    bus = EventBus(clock=clock, middleware=[Timeout(1.0)])
+
+    @bus.on(JOBS)
+    async def handle(event: int) -> None:
+        mood.set("changed")
+        if event == STUCK:
+            await anyio.sleep_forever()
+
+    async with bus:
+        await bus.publish_many(JOBS, [0, STUCK])
+        await clock.advance(5.0)
+
+        assert (bus.stats().succeeded, bus.stats().failed) == (1, 1)
 
 
 # --- Handlers that do not go quietly --------------------------------------------------------------

@@ -13,7 +13,7 @@ from math import isinf
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks import chart, league, machine, patterns, table, topics_once, workloads
+from tests.benchmarks import chart, leads, league, machine, patterns, table, topics_once, workloads
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.contenders import BUS, CONTENDERS, PEERS, Contender
 from tests.benchmarks.measure import Round, Samples, WrongCount, by_case, measure
@@ -33,13 +33,13 @@ def main() -> int:
     contenders = [one for one in contenders if one.is_installed]
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     used = machine.libraries(contenders)
-    print(used, machine.kind(), sep="\n")
+    print(used, machine.kind(), "", sep="\n")
     try:
-        samples = by_case(_measured(contenders, rounds, shrink=10 if options.quick else 1))
+        samples = by_case(_measured(contenders, rounds, quick=options.quick))
     except WrongCount as error:
         print(f"No figures: {error}", file=sys.stderr)
         return 1
-    print(*table.lines(samples), "", *league.lines(samples), sep="\n")
+    print(*table.lines(samples), "", *leads.lines(samples), "", *league.lines(samples), sep="\n")
     if options.json:
         options.json.write_text(json.dumps(_report(used, samples), indent=1) + "\n", "utf-8")
     if options.svg:
@@ -53,21 +53,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help=f"{ROUNDS} if not given")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there too")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the other libraries there")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the work or less: does it run?"
+    )
     parser.add_argument("--core", action="store_true", help="leave the other libraries out")
     return parser.parse_args()
 
 
-def _measured(contenders: Sequence[Contender], rounds: int, shrink: int) -> Iterator[Round]:
-    heavy = min(rounds, HEAVY_ROUNDS)
-    one_each = [one for one in contenders if one is BUS or one in PEERS]
-    yield from _told("the bars", measure(CASES, rounds=rounds, shrink=shrink))
+def _measured(contenders: Sequence[Contender], rounds: int, *, quick: bool) -> Iterator[Round]:
+    few, (fewer, fewest) = min(rounds, HEAVY_ROUNDS), (10, 100) if quick else (1, 1)
+    yield from _told("the bars", measure(CASES, rounds=rounds, shrink=fewer))
     for workload, cases in workloads.throughput(contenders).items():
-        yield from _told(workload, measure(cases, rounds=rounds, shrink=shrink))
+        yield from _told(workload, measure(cases, rounds=rounds, shrink=fewer))
+    one_each = [one for one in contenders if one is BUS or one in PEERS]
     subscribing = workloads.subscribing(one_each)
-    yield from _told("subscriptions", measure(subscribing, rounds=heavy, shrink=shrink))
-    yield from _told("patterns", patterns.routing(contenders, rounds=heavy, shrink=shrink))
-    yield from _told("topics", topics_once.remaining(contenders, shrink=shrink))
+    yield from _told("subscriptions", measure(subscribing, rounds=few, shrink=fewest))
+    yield from _told("patterns", patterns.routing(contenders, rounds=few, shrink=fewest))
+    yield from _told("topics", topics_once.remaining(contenders, shrink=fewest))
 
 
 def _told(what: str, rounds: Iterable[Round]) -> Iterator[Round]:
@@ -79,21 +81,21 @@ def _told(what: str, rounds: Iterable[Round]) -> Iterator[Round]:
 
 
 def _report(used: str, samples: Samples) -> dict[str, object]:
-    rows = [
+    bars = [
         {"what": row.what, "unit": row.unit, "measured": row.figure(samples), "at most": row.bar}
         | {"aim": row.aim, "verdict": row.verdict(row.figure(samples))}
         for row in table.ROWS
     ]
-    leads = [
+    faster_than = [
         {"what": lead.what, "measured": _finite(lead.figure(samples)), "at least": lead.bar}
         | {"verdict": lead.verdict(lead.figure(samples))}
-        for lead in league.LEADS
+        for lead in leads.LEADS
     ]
     return {
         "libraries": used,
         "machine": machine.kind(),
-        "rows": rows,
-        "leads": leads,
+        "rows": bars,
+        "times faster than": faster_than,
         "medians": {case: _finite(median(taken)) for case, taken in sorted(samples.items())},
         "samples": {case: [_finite(one) for one in taken] for case, taken in samples.items()},
     }

@@ -25,7 +25,7 @@ def counted(process: int, out_file: Path, work: Callable[[], object]) -> int:
 
 def _control(word: str, process: int) -> None:
     command = ["callgrind_control", word, str(process)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - from valgrind
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - comes with valgrind
 
 
 def _number(dump: Path) -> int:

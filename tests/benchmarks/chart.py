@@ -6,23 +6,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, isinf, log10
-from statistics import median
 from textwrap import wrap
 
 from tests.benchmarks.contenders import CONTENDERS
 from tests.benchmarks.contenders.contender import Kind
-from tests.benchmarks.league import readable
+from tests.benchmarks.league import DELIVERIES, ORDERS, Column, readable
 from tests.benchmarks.measure import Samples
 from tests.benchmarks.patterns import workload
-from tests.benchmarks.workloads import named
 
-WORKLOADS = (
-    ("One event to one handler", "to 1"),
-    ("A dict that becomes a validated order with line items", "order"),
+DRAWN = (
+    ("One event to one handler", DELIVERIES[0]),
+    ("A dict that becomes a validated order with line items", ORDERS),
     (
         "An event to a topic never seen before, among 100,000 wildcard patterns",
-        workload(100_000, "new"),
+        Column("", workload(100_000, "new"), readable),
     ),
+)
+
+LEGEND: Sequence[tuple[Kind, str]] = (
+    ("bus", "this bus"),
+    ("floor", "no bus at all"),
+    ("peer", "another library"),
 )
 
 WIDTH = 840
@@ -70,16 +74,14 @@ class Panel:
 
 def panels(samples: Samples) -> list[Panel]:
     """Give the workloads that are drawn, with the contenders that have a figure."""
-    drawn = [
-        Panel(f"{title}: CPU time", [*_bars(workload, samples)]) for title, workload in WORKLOADS
-    ]
+    drawn = [Panel(f"{title}: CPU time", [*_bars(column, samples)]) for title, column in DRAWN]
     return [panel for panel in drawn if panel.bars]
 
 
 def svg(panels: Sequence[Panel], footer: str) -> str:
     """Draw panels below each other, the fastest first; equal input gives an equal picture."""
     notes = wrap(footer, 120)
-    height = MARGIN + sum(panel.height for panel in panels) + FOOT * len(notes) + MARGIN
+    height = MARGIN + ROW + sum(panel.height for panel in panels) + FOOT * len(notes) + MARGIN
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
@@ -87,6 +89,7 @@ def svg(panels: Sequence[Panel], footer: str) -> str:
             f"<title>{escape('; '.join(panel.title for panel in panels))}</title>",
             f"<style>{STYLE}</style>",
             f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>',
+            *_legend(),
             *_stacked(panels),
             *[
                 _text(MARGIN, height - MARGIN - FOOT * (len(notes) - 1 - number), note, "faint")
@@ -97,15 +100,22 @@ def svg(panels: Sequence[Panel], footer: str) -> str:
     )
 
 
-def _bars(workload: str, samples: Samples) -> Iterator[Bar]:
+def _bars(column: Column, samples: Samples) -> Iterator[Bar]:
     for contender in CONTENDERS:
-        taken = samples.get(named(contender.name, workload))
-        if taken and not isinf(median(taken)):
-            yield Bar(contender.name, median(taken), contender.kind)
+        figure = column.figure(contender, samples)
+        if figure is not None and not isinf(figure):
+            yield Bar(contender.name, figure, contender.kind)
+
+
+def _legend() -> Iterator[str]:
+    for number, (kind, words) in enumerate(LEGEND):
+        left = MARGIN + NAMES + 150 * number
+        yield f'<rect class="{kind}" x="{left}" y="{MARGIN}" width="14" height="14" rx="2"/>'
+        yield _text(left + 20, MARGIN + 12, words)
 
 
 def _stacked(panels: Sequence[Panel]) -> Iterator[str]:
-    top = MARGIN
+    top = MARGIN + ROW + MARGIN // 2
     for panel in panels:
         yield from _panel(panel, top)
         top += panel.height
@@ -120,7 +130,7 @@ def _panel(panel: Panel, top: int) -> Iterator[str]:
     for decade in range(low, high + 1):
         x = MARGIN + NAMES + _length(10.0**decade, low, high)
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top + HEAD - 8}" y2="{bottom}"/>'
-        yield _text(x, top + HEAD - 14, readable(10.0**decade), "faint", anchor="middle")
+        yield _text(x, top + HEAD - 14, _tick(decade), "faint", anchor="middle")
     for number, bar in enumerate(bars):
         yield from _bar(bar, top + HEAD + ROW * number, _length(bar.nanoseconds, low, high))
 
@@ -133,6 +143,10 @@ def _bar(bar: Bar, top: int, length: float) -> Iterator[str]:
         f'rx="2"/>'
     )
     yield _text(start + length + 6, top + 14, readable(bar.nanoseconds))
+
+
+def _tick(decade: int) -> str:
+    return readable(10.0**decade).replace(".0 ", " ")
 
 
 def _length(nanoseconds: float, low: int, high: int) -> float:

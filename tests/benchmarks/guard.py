@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ TIMED: Mapping[str, Case] = {
     "one handler": Case(throughput.fan_out(1)),
     "one handler on trio": Case(throughput.fan_out(1), backend="trio"),
     "ten handlers": Case(throughput.fan_out(10), 1_000),
-    "publish_many": Case(throughput.in_batches),
+    "publish_many": Case(throughput.in_batches, 8_000),
     "a middleware": Case(throughput.with_middleware(throughput.pass_on)),
     "where=": Case(throughput.with_where),
     "a model from a dict": Case(throughput.fan_out_of_models(1), 2_000),
@@ -87,11 +87,11 @@ class Worker:
 
     process: subprocess.Popen[str]
 
-    def sample(self, case: str) -> float:
-        """Have a case done once."""
+    def sample(self, case: str, *, shrink: int = 1) -> float:
+        """Have a case done once, of its size divided by `shrink`."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(case, file=self.process.stdin, flush=True)
+        print(CORE[case].size // shrink, case, file=self.process.stdin, flush=True)
         return float(self.process.stdout.readline())
 
 
@@ -99,12 +99,13 @@ def main() -> int:
     """Run as a command; give the exit code."""
     options = _options()
     with _checkout_of(options.revision) as old:
-        if options.instructions:
-            older, newer = _counts(old), _counts(ROOT)
-            rounds, unit = [{case: (older[case], newer[case]) for case in TIMED}], "instructions"
-        else:
-            rounds, unit = [*_rounds(old, options.starts, options.rounds)], "ns or bytes"
-    comparisons = compared(rounds)
+        rounds = (
+            _counts_of_both(old)
+            if options.instructions
+            else _rounds(old, options.starts, options.rounds)
+        )
+        comparisons = compared(list(rounds))
+    unit = "instructions" if options.instructions else "ns or bytes"
     print(f"{unit:32}{options.revision[:12]:>14}{'here':>14}")
     print(*comparisons, sep="\n")
     return int(any(one.is_slower for one in comparisons))
@@ -133,7 +134,7 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _checkout_of(revision: str) -> Iterator[Path]:
+def _checkout_of(revision: str) -> Generator[Path]:
     """Give a checkout of the revision for as long as it is needed."""
     with tempfile.TemporaryDirectory(prefix="eventbus-") as folder:
         checkout = Path(folder).resolve() / "checkout"
@@ -166,24 +167,37 @@ def _pair(older: Worker, newer: Worker, case: str, chance: random.Random) -> Pai
     return older.sample(case), new
 
 
-def _counts(checkout: Path) -> Mapping[str, int]:
-    """Count the instructions of each case the second time, when what is cached is there."""
-    counts: dict[str, int] = {}
+def _counts_of_both(old: Path) -> Iterator[Mapping[str, Pair]]:
+    older, newer = _counts(old), _counts(ROOT)
+    yield {case: (older[case], newer[case]) for case in TIMED}
+
+
+def _counts(checkout: Path) -> Mapping[str, float]:
+    """Count the instructions of each case, per message or whatever its size counts."""
     with tempfile.TemporaryDirectory(prefix="callgrind-") as folder:
         out_file = Path(folder) / "counts"
         prefix = (*callgrind.COMMAND, f"--callgrind-out-file={out_file}")
         with _worker(checkout, *prefix) as worker:
+            counts: dict[str, float] = {}
             for case in TIMED:
                 print(f"\r{checkout.name}, {case:<32}", end="", file=sys.stderr)
-                worker.sample(case)
-                again = partial(worker.sample, case)
-                counts[case] = callgrind.counted(worker.process.pid, out_file, again)
+                counts[case] = _count(worker, case, out_file)
     print(file=sys.stderr)
     return counts
 
 
+def _count(worker: Worker, case: str, out_file: Path) -> float:
+    """Count two sizes, once what is cached is there: starting and ending drop out."""
+    worker.sample(case, shrink=2)
+    half, quarter = (
+        callgrind.counted(worker.process.pid, out_file, partial(worker.sample, case, shrink=shrink))
+        for shrink in (2, 4)
+    )
+    return (half - quarter) / (CORE[case].size / 4)
+
+
 @contextmanager
-def _worker(checkout: Path, *prefix: str) -> Iterator[Worker]:
+def _worker(checkout: Path, *prefix: str) -> Generator[Worker]:
     command = [*prefix, sys.executable, "-m", "tests.benchmarks.worker", str(checkout)]
     with subprocess.Popen(  # noqa: S603 - ourselves
         command,

@@ -1,6 +1,6 @@
-"""This bus beside the same work without a bus, and beside other libraries."""
+"""This bus beside the same work without a bus, and beside other libraries: the tables."""
 
-__all__ = ("LEADS", "TABLES", "Column", "Lead", "Table", "lines", "readable")
+__all__ = ("DELIVERIES", "ORDERS", "ROUTERS", "TABLES", "Column", "Table", "lines", "readable")
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from tests.benchmarks import patterns, topics_once, workloads
 from tests.benchmarks.contenders import BUS, CONTENDERS, PEERS, Contender
 from tests.benchmarks.measure import Samples
 from tests.benchmarks.patterns import workload
-from tests.benchmarks.table import Figure, missed_by, per
+from tests.benchmarks.table import per
 from tests.benchmarks.workloads import named
 
-NAME_WIDTH = 26
-CELL_WIDTH = 17
+NAME_WIDTH = 24
+CELL_WIDTH = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +26,41 @@ class Column:
     workload: str
     write: Callable[[float], str]
     given_up: str = "-"
-    is_compared: bool = False
+
+    def figure(self, contender: Contender, samples: Samples) -> float | None:
+        """Give the figure of a contender; infinite if it was given up, None if not measured."""
+        taken = samples.get(named(contender.name, self.workload))
+        return None if taken is None else median(taken)
 
     def cell(self, contender: Contender, samples: Samples) -> str:
-        """Write the figure of a contender; `-` where there is none."""
-        case = named(contender.name, self.workload)
-        if case not in samples:
+        """Write the figure of a contender."""
+        figure = self.figure(contender, samples)
+        if figure is None:
             return "-"
-        figure = median(samples[case])
-        if isinf(figure):
-            return self.given_up
-        factor = per(case, named(BUS.name, self.workload))(samples) if self.is_compared else None
-        return self.write(figure) + (f" {_times(factor):>7}" if factor is not None else "")
+        return self.given_up if isinf(figure) else self.write(figure)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared(Column):
+    """A workload that all take in the same rounds, so that they are best compared in each.
+
+    The machine is now faster, now slower, and medians of two contenders come from rounds of either
+    kind. So a figure is the median of this bus, times how many times that the contender took.
+    """
+
+    def figure(self, contender: Contender, samples: Samples) -> float | None:
+        """Give the figure of a contender; None if not measured."""
+        factor = self._factor(contender, samples)
+        return factor and factor * median(samples[named(BUS.name, self.workload)])
+
+    def cell(self, contender: Contender, samples: Samples) -> str:
+        """Write the figure of a contender, and how many times that of this bus it is."""
+        factor = self._factor(contender, samples)
+        cell = Column.cell(self, contender, samples)
+        return cell if factor is None else f"{cell} {_times(factor):>8}"
+
+    def _factor(self, contender: Contender, samples: Samples) -> float | None:
+        return per(named(contender.name, self.workload), named(BUS.name, self.workload))(samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +73,13 @@ class Table:
 
     def lines(self, samples: Samples) -> Iterator[str]:
         """Write it line by line."""
-        titles = "".join(f"{column.title:>{CELL_WIDTH}}" for column in self.columns)
-        yield f"{self.title:{NAME_WIDTH}}{titles}"
+        yield self._line(self.title, [column.title for column in self.columns])
         for contender in self.contenders:
             cells = [column.cell(contender, samples) for column in self.columns]
-            written = "".join(f"{cell:>{CELL_WIDTH}}" for cell in cells)
-            yield f"{contender.name:{NAME_WIDTH}}{written}"
+            yield self._line(contender.name, cells)
 
-
-@dataclass(frozen=True, slots=True)
-class Lead:
-    """How many times faster than others this bus is, and the least it may be."""
-
-    what: str
-    bar: float
-    figure: Figure
-
-    def verdict(self, measured: float | None) -> str:
-        """Say whether the bar is reached."""
-        if measured is None or isinf(measured):
-            return "no figure"
-        return "reached" if measured >= self.bar else missed_by(1 - measured / self.bar)
+    def _line(self, name: str, cells: Sequence[str]) -> str:
+        return f"{name:{NAME_WIDTH}}{''.join(f'{cell:>{CELL_WIDTH}}' for cell in cells)}"
 
 
 def readable(nanoseconds: float) -> str:
@@ -95,106 +104,57 @@ def _megabytes(count: float) -> str:
     return f"{count / 1e6:.0f} MB"
 
 
-def _faster(peer: str, workload: str) -> Figure:
-    return per(named(peer, workload), named(BUS.name, workload))
+def _seconds(limit: float) -> str:
+    return f"> {limit:.0f} s"
 
 
-def _faster_than_best(workload: str) -> Figure:
-    def figure(samples: Samples) -> float | None:
-        leads = [_faster(peer.name, workload)(samples) for peer in PEERS]
-        return min((lead for lead in leads if lead is not None), default=None)
-
-    return figure
-
-
-def _columns_of(kind: str) -> list[Column]:
+def _routing(topics: str) -> list[Column]:
+    given_up = _seconds(patterns.LIMIT_SECONDS)
     return [
-        Column(
-            f"{size:,} patterns",
-            workload(size, kind),
-            readable,
-            f"> {patterns.LIMIT_SECONDS:.0f} s",
-        )
+        Column(f"{size:,} patterns", workload(size, topics), readable, given_up)
         for size in patterns.SIZES[1:]
     ]
 
 
-_MOST_NS = workloads.LIMIT_SECONDS * 1e9 / workloads.SUBSCRIPTIONS
-
 ROUTERS = [one for one in CONTENDERS if one.patterns is not None]
 
-TABLES = (
-    Table(
-        "CPU time per delivery",
-        [
-            Column("1 to 1", "to 1", readable, is_compared=True),
-            Column("1 to 10", "to 10", readable, is_compared=True),
-            Column("1 to 100", "to 100", readable, is_compared=True),
-            Column("10 to 10", "10 to 10", readable, is_compared=True),
-            Column("order from dict", "order", readable, is_compared=True),
-        ],
-    ),
-    Table("per event, repeated topics", _columns_of("repeated"), ROUTERS),
-    Table(
-        "per event, new topics",
-        [
-            *_columns_of("new"),
-            Column(
-                "1,000,000 topics",
-                "topics once",
-                _megabytes,
-                f"> {topics_once.LIMIT_SECONDS:.0f} s",
-            ),
-        ],
-        ROUTERS,
-    ),
-    Table(
-        "per subscription",
-        [
-            Column("memory", "bytes", _kilobytes),
-            Column("start and stop", "start and stop", readable, f"> {readable(_MOST_NS)}"),
-        ],
-        [BUS, *PEERS],
+DELIVERIES = (
+    Compared("1 to 1", "to 1", readable),
+    Compared("1 to 10", "to 10", readable),
+    Compared("1 to 100", "to 100", readable),
+    Compared("10 to 10", "10 to 10", readable),
+)
+ORDERS = Compared("order from a dict", "order", readable)
+KEPT = Column("1,000,000 topics", "topics once", _megabytes, _seconds(topics_once.LIMIT_SECONDS))
+SUBSCRIPTIONS = (
+    Column("memory", "bytes", _kilobytes),
+    Column(
+        "start and stop",
+        "start and stop",
+        readable,
+        f"> {readable(workloads.LIMIT_SECONDS * 1e9 / workloads.SUBSCRIPTIONS)}",
     ),
 )
 
-LEADS = (
-    Lead("one handler: blinker", 1.5, _faster("blinker", "to 1")),
-    Lead("one handler: psygnal", 2.5, _faster("psygnal, function", "to 1")),
-    Lead("one handler: pyee", 5, _faster("pyee", "to 1")),
-    Lead("one handler: FastStream TestBroker", 150, _faster("FastStream TestBroker", "to 1")),
-    Lead("one handler: abxbus", 300, _faster("abxbus", "to 1")),
-    Lead("one handler: bubus", 1000, _faster("bubus", "to 1")),
-    Lead("nested order from a dict: best peer", 1.3, _faster_than_best("order")),
-    *[
-        Lead(f"new topics: {one.name}", 1000, _faster(one.name, workload(100_000, "new")))
-        for one in ROUTERS
-        if one.kind == "peer"
-    ],
+TABLES = (
+    Table("CPU time per delivery", [*DELIVERIES, ORDERS]),
+    Table("to repeated topics", _routing("repeated"), ROUTERS),
+    Table("to new topics", [*_routing("new"), KEPT], ROUTERS),
+    Table("per subscription", SUBSCRIPTIONS, [BUS, *PEERS]),
 )
 
 
 def lines(samples: Samples) -> Iterator[str]:
-    """Write the tables, the leads and what has to be known to read them, line by line."""
+    """Write the tables and what has to be known to read them, line by line."""
     for table in TABLES:
         yield from table.lines(samples)
         yield ""
-    yield f"{'times faster than':36}{'measured':>9}{'at least':>9}"
-    for lead in LEADS:
-        measured = lead.figure(samples)
-        number = "-" if measured is None or isinf(measured) else f"{measured:,.1f}"
-        yield f"{lead.what:36}{number:>9}{lead.bar:9,.1f} {lead.verdict(measured)}"
-    yield ""
-    yield from _notes()
-
-
-def _notes() -> Iterator[str]:
     yield "-: it cannot, or is not measured there. > 6 s: given up, as subscribing took longer."
     yield "function: with plain functions for handlers; the others are awaited."
     yield "order: for a library that does not validate, the publisher makes the models."
     yield "1,000,000 topics: the memory kept after one event to each of them."
     for contender in CONTENDERS:
-        if not contender.is_installed:
-            yield f"{contender.name}: not installed"
-        elif contender.note:
+        if contender.note:
             yield f"{contender.name}: {contender.note}"
+    if missing := [one.name for one in CONTENDERS if not one.is_installed]:
+        yield f"not installed: {'; '.join(missing)}"

@@ -13,12 +13,14 @@ __all__ = (
     "expect",
     "measure",
     "run",
+    "undisturbed",
     "within",
 )
 
 import gc
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from statistics import median
@@ -104,15 +106,27 @@ def measure(cases: Mapping[str, Case], *, rounds: int, shrink: int = 1) -> Itera
     """
     chance = random.Random(2026)
     given_up: set[str] = set()
-    # What is there before the first sample will stay: no need to look through it each time.
+    with undisturbed():
+        for _ in range(rounds):
+            samples: dict[str, float] = {}
+            for name in chance.sample(list(cases), len(cases)):
+                samples[name] = inf if name in given_up else _sample(cases[name], shrink)
+                if samples[name] == inf:
+                    given_up.add(name)
+            yield samples
+
+
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """Keep the garbage collector away; what is there before, it need not look through any more."""
+    gc.collect()
     gc.freeze()
-    for _ in range(rounds):
-        samples: dict[str, float] = {}
-        for name in chance.sample(list(cases), len(cases)):
-            samples[name] = inf if name in given_up else _sample(cases[name], shrink)
-            if samples[name] == inf:
-                given_up.add(name)
-        yield samples
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def by_case(rounds: Iterable[Round]) -> dict[str, list[float]]:
@@ -133,10 +147,7 @@ def run(work: Callable[..., Awaitable[T]], *arguments: object, backend: Backend)
 
 def _sample(case: Case, shrink: int) -> float:
     gc.collect()
-    gc.disable()
     try:
         return run(case.sample, max(1, case.size // shrink), backend=case.backend)
     except TooSlow:
         return inf
-    finally:
-        gc.enable()

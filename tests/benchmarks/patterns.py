@@ -5,7 +5,16 @@ To subscribe a million of them takes longer than all the rounds: every contender
 and they stay up, side by side on one event loop, while the rounds are taken.
 """
 
-__all__ = ("LIMIT_SECONDS", "SIZES", "TOPICS", "routing", "workload")
+__all__ = (
+    "LIMIT_SECONDS",
+    "SIZES",
+    "TOPICS",
+    "Kind",
+    "patterns",
+    "routing",
+    "topics",
+    "workload",
+)
 
 import gc
 import random
@@ -13,14 +22,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, cycle, islice
+from itertools import count as endless
+from itertools import cycle, islice
 from math import inf
 from time import thread_time_ns
 from typing import Literal, TypeAlias
 
 from tests.benchmarks.contenders.contender import Contender, PublishTo
 from tests.benchmarks.floors import Tally
-from tests.benchmarks.measure import Backend, Round, TooSlow, expect, run, within
+from tests.benchmarks.measure import Backend, Round, TooSlow, expect, run, undisturbed, within
 from tests.benchmarks.workloads import named
 
 Kind: TypeAlias = Literal["repeated", "new"]
@@ -64,31 +74,32 @@ class Router:
         self.events = min(max(1, int(SAMPLE_NS / each)), MOST_EVENTS)
 
 
-def workload(patterns: int, topics: str) -> str:
-    """Name the workload of so many patterns."""
-    return f"{patterns:,} patterns, {topics} topics"
+def workload(count: int, kind: str) -> str:
+    """Name the workload of so many patterns and topics of a kind."""
+    return f"{count:,} patterns, {kind} topics"
 
 
 def routing(contenders: Iterable[Contender], *, rounds: int, shrink: int = 1) -> Iterator[Round]:
     """Give rounds of all contenders that route by pattern, each event loop by itself."""
-    able = [one for one in contenders if one.patterns is not None]
-    backends: Sequence[Backend] = ("asyncio", "uvloop", "trio")
-    for backend in backends:
-        fitting = [one for one in able if one.backend == backend]
-        yield from run(partial(_sitting, fitting, rounds, shrink), backend=backend)
+    by_backend: dict[Backend, list[Contender]] = {}
+    for one in contenders:
+        if one.patterns is not None:
+            by_backend.setdefault(one.backend, []).append(one)
+    for backend, able in by_backend.items():
+        yield from run(partial(_sitting, able, rounds, shrink), backend=backend)
 
 
 async def _sitting(contenders: Sequence[Contender], rounds: int, shrink: int) -> list[Round]:
     chance = random.Random(2026)
     async with AsyncExitStack() as stack:
         routers: dict[str, Router | None] = {}
-        for contender in contenders:
-            for size in SIZES:
-                if size <= contender.most_patterns:
-                    routers |= await _subscribed(stack, contender, size, shrink)
-        gc.collect()
-        gc.freeze()
-        return [await _round(routers, chance) for _ in range(rounds)]
+        with undisturbed():
+            for contender in contenders:
+                for size in SIZES:
+                    if size <= contender.most_patterns:
+                        routers |= await _subscribed(stack, contender, size, shrink)
+        with undisturbed():
+            return [await _round(routers, chance) for _ in range(rounds)]
 
 
 async def _subscribed(
@@ -96,16 +107,18 @@ async def _subscribed(
 ) -> dict[str, Router | None]:
     """Give the router of each case, or None for each where subscribing takes too long."""
     assert contender.patterns is not None
-    patterns, tally = max(1, size // shrink), Tally()
-    names = {kind: named(contender.name, workload(size, kind)) for kind in TOPICS}
-    patience = within(LIMIT_SECONDS / shrink, _patterns(patterns))
+    count, tally = max(1, size // shrink), Tally()
+    cases: list[tuple[Kind, str]] = [
+        (kind, named(contender.name, workload(size, kind))) for kind in TOPICS
+    ]
+    patience = within(LIMIT_SECONDS / shrink, patterns(count))
     try:
         publish_to = await stack.enter_async_context(contender.patterns(patience, tally))
     except TooSlow:
-        return dict.fromkeys(names.values())
+        return {name: None for _, name in cases}
     routers: dict[str, Router | None] = {}
-    for kind, name in names.items():
-        router = Router(publish_to, tally, _topics(patterns, kind), events=REPEATED)
+    for kind, name in cases:
+        router = Router(publish_to, tally, topics(count, kind), events=REPEATED)
         await router.fit()
         routers[name] = router
     return routers
@@ -113,25 +126,21 @@ async def _subscribed(
 
 async def _round(routers: Mapping[str, Router | None], chance: random.Random) -> Round:
     gc.collect()
-    gc.disable()
-    try:
-        return {
-            name: inf if router is None else await router.sample()
-            for name, router in chance.sample(list(routers.items()), len(routers))
-        }
-    finally:
-        gc.enable()
+    return {
+        name: inf if router is None else await router.sample()
+        for name, router in chance.sample(list(routers.items()), len(routers))
+    }
 
 
-def _patterns(size: int) -> Iterator[str]:
+def patterns(count: int) -> Iterator[str]:
     """Give patterns of two forms, so that no token alone tells the way."""
-    return (f"*.shop-{n}.created" if n % 2 else f"orders.shop-{n}.*" for n in range(size))
+    return (f"*.shop-{n}.created" if n % 2 else f"orders.shop-{n}.*" for n in range(count))
 
 
-def _topics(patterns: int, kind: Kind) -> Iterator[str]:
+def topics(among: int, kind: Kind) -> Iterator[str]:
     """Give topics without end; each matches one of the patterns."""
     chance = random.Random(2026)
-    shops = (chance.randrange(patterns) for _ in count())
+    shops = (chance.randrange(among) for _ in endless())
     new = (
         f"{kind}{n}.shop-{shop}.created" if shop % 2 else f"orders.shop-{shop}.{kind}{n}"
         for n, shop in enumerate(shops)

@@ -1,7 +1,7 @@
 """Takes samples of the eventbus of some checkout, with the benchmarks of this one.
 
-`python -m tests.benchmarks.worker CHECKOUT` answers each line on its input, the name of a case,
-with one on its output: the figure, or `nan` where that version fails at it.
+`python -m tests.benchmarks.worker CHECKOUT` answers each line on its input, a size and the name of
+a case, with one on its output: the figure, or `nan` where that version fails at it.
 """
 
 __all__ = ("main",)
@@ -18,22 +18,22 @@ def main(checkout: str) -> None:
     _import_eventbus_of(checkout)
     # Only now: what these import from eventbus has to be that of the checkout.
     from tests.benchmarks.guard import CORE
-    from tests.benchmarks.measure import Case, run
+    from tests.benchmarks.measure import Case, run, undisturbed
 
-    def figure(case: Case) -> float:
+    def figure(case: Case, size: int) -> float:
         try:
-            return run(case.sample, case.size, backend=case.backend)
+            return run(case.sample, size, backend=case.backend)
         except Exception as error:  # noqa: BLE001 - another version may fail in any way
             print(repr(error), file=sys.stderr)
             return nan
 
     logging.disable(logging.CRITICAL)
-    gc.disable()
-    gc.freeze()
-    for line in sys.stdin:
-        answer = figure(CORE[line.strip()])
-        gc.collect()
-        print(answer, flush=True)
+    with undisturbed():
+        for line in sys.stdin:
+            size, _, case = line.strip().partition(" ")
+            answer = figure(CORE[case], int(size))
+            gc.collect()
+            print(answer, flush=True)
 
 
 def _import_eventbus_of(checkout: str) -> None:

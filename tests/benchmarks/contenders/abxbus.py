@@ -2,7 +2,7 @@
 
 __all__ = ("CONTENDERS",)
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import import_module
@@ -16,7 +16,7 @@ from tests.benchmarks.order import TOPIC, Event, NestedOrder
 
 
 @asynccontextmanager
-async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def wire(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     bus, created = _bus(), _event()
     for topic in topics:
         bus.on(_event_type(topic), counting(tally))
@@ -31,7 +31,7 @@ async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def orders(tally: Tally) -> AsyncIterator[Publish]:
+async def orders(tally: Tally) -> AsyncGenerator[Publish]:
     bus, created = _bus(), _order_event()
     bus.on(created, counting(tally))
 
@@ -72,7 +72,7 @@ CONTENDERS = (
         wire=wire,
         orders=orders,
         events=100,
-        note="its history unlimited, where it is fastest; an event without fields, as it has to "
-        "make a model of each",
+        note="with a history without limit, which is its fastest; events of no fields, as each has "
+        "to be made",
     ),
 )

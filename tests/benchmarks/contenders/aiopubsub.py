@@ -3,7 +3,7 @@
 __all__ = ("CONTENDERS",)
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -14,7 +14,7 @@ from tests.benchmarks.order import EVENT, TOPIC, Event
 
 
 @asynccontextmanager
-async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     publisher, subscriber = _hub()
     listeners, sent = 0, 0
     for topic in topics:
@@ -41,7 +41,7 @@ async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publi
 
 
 @asynccontextmanager
-async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def functions(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     publisher, subscriber = _hub()
     for topic in topics:
 
@@ -59,7 +59,7 @@ async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publis
 
 
 @asynccontextmanager
-async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncIterator[PublishTo]:
+async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncGenerator[PublishTo]:
     publisher, subscriber = _hub()
 
     def listen(key: object, event: object) -> None:

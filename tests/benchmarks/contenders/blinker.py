@@ -2,7 +2,7 @@
 
 __all__ = ("CONTENDERS",)
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib import import_module
 
@@ -14,7 +14,7 @@ SENDER = "shop"
 
 
 @asynccontextmanager
-async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     signals = import_module("blinker").Namespace()
     for topic in topics:
 
@@ -32,7 +32,7 @@ async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publi
 
 
 @asynccontextmanager
-async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def functions(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     signals = import_module("blinker").Namespace()
     for topic in topics:
 

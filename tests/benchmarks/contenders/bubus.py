@@ -2,7 +2,7 @@
 
 __all__ = ("CONTENDERS",)
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import import_module
@@ -18,7 +18,7 @@ BURST = 40  # it refuses more than 100 at once, and queues 50
 
 
 @asynccontextmanager
-async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def wire(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     library, created = import_module("bubus"), _event()
     bus = library.EventBus()
     for topic in topics:
@@ -36,7 +36,7 @@ async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def orders(tally: Tally) -> AsyncIterator[Publish]:
+async def orders(tally: Tally) -> AsyncGenerator[Publish]:
     library, created = import_module("bubus"), _order_event()
     bus = library.EventBus()
     bus.on(created, counting(tally))
@@ -74,7 +74,7 @@ CONTENDERS = (
         wire=wire,
         orders=orders,
         events=100,
-        note=f"waited for every {BURST} events, as its queue holds 50; an event without fields, as "
-        "it has to make a model of each",
+        note=f"{BURST} events at a time, as its queue holds 50; of no fields, as each has to be "
+        "made",
     ),
 )

@@ -2,12 +2,12 @@
 
 __all__ = ("Contender", "Kind", "OrderWire", "PatternWire", "Publish", "PublishTo", "Wire")
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tests.benchmarks.floors import Tally
 from tests.benchmarks.measure import Backend
@@ -15,10 +15,10 @@ from tests.benchmarks.order import Event
 
 Kind: TypeAlias = Literal["bus", "floor", "peer"]
 
-Publish: TypeAlias = Callable[[Iterable[Event]], Awaitable[None]]
+Publish: TypeAlias = Callable[[Iterable[Event]], Coroutine[Any, Any, None]]
 """Publishes events one by one; returns when all of them are handled."""
 
-PublishTo: TypeAlias = Callable[[Iterable[str]], Awaitable[None]]
+PublishTo: TypeAlias = Callable[[Iterable[str]], Coroutine[Any, Any, None]]
 """Publishes an event to one topic after the other; returns when all of them are handled."""
 
 Wire: TypeAlias = Callable[[Iterable[str], Tally], AbstractAsyncContextManager[Publish]]

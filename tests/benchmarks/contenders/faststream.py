@@ -2,7 +2,7 @@
 
 __all__ = ("CONTENDERS",)
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -13,7 +13,7 @@ from tests.benchmarks.order import EVENT, TOPIC, Event, NestedOrder
 
 
 @asynccontextmanager
-async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def wire(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     nats = import_module("faststream.nats")
     broker = nats.NatsBroker()
     for topic in topics:
@@ -23,7 +23,7 @@ async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def orders(tally: Tally) -> AsyncIterator[Publish]:
+async def orders(tally: Tally) -> AsyncGenerator[Publish]:
     nats = import_module("faststream.nats")
     broker = nats.NatsBroker()
 
@@ -36,7 +36,7 @@ async def orders(tally: Tally) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncIterator[PublishTo]:
+async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncGenerator[PublishTo]:
     nats = import_module("faststream.nats")
     broker = nats.NatsBroker()
     handle = counting(tally)
@@ -67,6 +67,6 @@ CONTENDERS = (
         orders=orders,
         patterns=patterns,
         events=200,
-        note="of its NATS broker, which routes by pattern",
+        note="the one of its NATS broker, which routes by pattern",
     ),
 )

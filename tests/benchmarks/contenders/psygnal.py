@@ -3,7 +3,7 @@
 __all__ = ("CONTENDERS",)
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -14,7 +14,7 @@ from tests.benchmarks.order import TOPIC, Event
 
 
 @asynccontextmanager
-async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def functions(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     signals = _connected(topics, tally)
     signal = signals[TOPIC]
 
@@ -26,7 +26,7 @@ async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publis
 
 
 @asynccontextmanager
-async def unchecked(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def unchecked(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     signals = _connected(topics, tally)
     signal = signals[TOPIC]
 

@@ -2,7 +2,7 @@
 
 __all__ = ("CONTENDERS",)
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib import import_module
 
@@ -12,7 +12,7 @@ from tests.benchmarks.order import TOPIC, Event
 
 
 @asynccontextmanager
-async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     emitter = import_module("pyee.asyncio").AsyncIOEventEmitter()
     for topic in topics:
         emitter.on(topic, counting(tally))
@@ -26,7 +26,7 @@ async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publi
 
 
 @asynccontextmanager
-async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def functions(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     emitter = import_module("pyee").EventEmitter()
     for topic in topics:
         emitter.on(topic, counting_at_once(tally))

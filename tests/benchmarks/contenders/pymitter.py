@@ -2,7 +2,7 @@
 
 __all__ = ("CONTENDERS",)
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib import import_module
 
@@ -12,7 +12,7 @@ from tests.benchmarks.order import EVENT, TOPIC, Event
 
 
 @asynccontextmanager
-async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     emitter = import_module("pymitter").EventEmitter()
     for topic in topics:
         emitter.on(topic, counting(tally))
@@ -25,7 +25,7 @@ async def coroutines(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publi
 
 
 @asynccontextmanager
-async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def functions(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     emitter = import_module("pymitter").EventEmitter()
     for topic in topics:
         emitter.on(topic, counting_at_once(tally))
@@ -38,7 +38,7 @@ async def functions(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publis
 
 
 @asynccontextmanager
-async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncIterator[PublishTo]:
+async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncGenerator[PublishTo]:
     emitter = import_module("pymitter").EventEmitter(wildcard=True)
     handle = counting_at_once(tally)
     for pattern in patterns:

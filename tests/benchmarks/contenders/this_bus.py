@@ -2,7 +2,7 @@
 
 __all__ = ("CONTENDERS", "ON_ASYNCIO")
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from tests.benchmarks.order import EVENT, TOPIC, Event, NestedOrder
 
 
 @asynccontextmanager
-async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def wire(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     bus = EventBus()
     for topic in topics:
         bus.on(topic)(counting(tally))
@@ -22,7 +22,7 @@ async def wire(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def orders(tally: Tally) -> AsyncIterator[Publish]:
+async def orders(tally: Tally) -> AsyncGenerator[Publish]:
     bus = EventBus()
     bus.on(TOPIC, model=NestedOrder)(counting(tally))
     async with bus:
@@ -30,7 +30,7 @@ async def orders(tally: Tally) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncIterator[PublishTo]:
+async def patterns(patterns: Iterable[str], tally: Tally) -> AsyncGenerator[PublishTo]:
     bus = EventBus()
     bus.on(*patterns)(counting(tally))
 

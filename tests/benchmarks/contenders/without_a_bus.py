@@ -3,7 +3,7 @@
 __all__ = ("CONTENDERS",)
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -18,7 +18,7 @@ STREAM_SIZE = 1_000
 
 
 @asynccontextmanager
-async def awaits(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def awaits(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     handlers = [counting(tally) for _ in topics]
 
     async def publish(events: Iterable[Event]) -> None:
@@ -30,7 +30,7 @@ async def awaits(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def queues(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def queues(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     outlets = [asyncio.Queue[object]() for _ in topics]
     consumers = [asyncio.create_task(consume(queue, counting(tally))) for queue in outlets]
     await asyncio.sleep(0)
@@ -49,7 +49,7 @@ async def queues(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def streams(topics: Iterable[str], tally: Tally) -> AsyncIterator[Publish]:
+async def streams(topics: Iterable[str], tally: Tally) -> AsyncGenerator[Publish]:
     pairs = [anyio.create_memory_object_stream[object](STREAM_SIZE) for _ in topics]
     sent = 0
 
