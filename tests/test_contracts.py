@@ -170,7 +170,7 @@ def test_invalid_event_says_what_is_wrong() -> None:
 
     assert str(caught.value) == (
         "'orders.created' carries tests.test_contracts.Order, but this dict does not validate: "
-            "total_cents: "
+        "total_cents: "
         "Field required; publish an instance of the model, or a mapping or JSON bytes that validate"
     )
     assert isinstance(caught.value.__cause__, ValidationError)
