@@ -239,7 +239,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             NotStarted, BusClosed: The bus is not running.
         """
         texts, topics = patterns_of(patterns)
-        check_options(options, SUBSCRIBE_OPTIONS, "subscribe")
+        options = check_options(options, SUBSCRIBE_OPTIONS, "subscribe")
         return self._subscribed(texts, topics, _model_of(topics, model), options)
 
     # --- waiting ----------------------------------------------------------------------------

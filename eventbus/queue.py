@@ -491,9 +491,3 @@ class Lanes(Generic[T]):
             return behind.popleft()
         self._behind.pop(key, None)
         return None
-
-    def clear(self) -> list[T]:
-        """Empty all lanes; give what waited in them."""
-        waited = [entry for behind in self._behind.values() if behind for entry in behind]
-        self._behind.clear()
-        return waited

@@ -27,6 +27,7 @@ from eventbus.queue import Overflow
 from eventbus.topics import check_pattern
 
 M = TypeVar("M")
+Said = TypeVar("Said", bound=Mapping[str, object])
 
 Invalid: TypeAlias = Literal["dead_letter", "skip"]
 
@@ -34,11 +35,11 @@ Invalid: TypeAlias = Literal["dead_letter", "skip"]
 class SubscribeOptions(TypedDict, Generic[M], total=False):
     """The keyword arguments of `subscribe`; see `HandlerOptions`."""
 
-    name: str
-    where: Callable[[M], bool]
-    key: Callable[[M], str]
-    queue_size: int
-    overflow: Overflow
+    name: str | None
+    where: Callable[[M], bool] | None
+    key: Callable[[M], str] | None
+    queue_size: int | None
+    overflow: Overflow | None
     invalid: Invalid
 
 
@@ -49,11 +50,11 @@ class HandlerOptions(SubscribeOptions[M], Generic[M], total=False):
     holds back events, `key` orders them: one of a key at a time. `concurrency` handlers run at
     once. `queue_size` and `overflow` override the bus's. `invalid="skip"` passes over payloads the
     model refuses, which are dead letters otherwise. `middleware` wraps this handler, innermost.
-    `max_deliveries` bounds the attempts whatever `Retry` says.
+    `max_deliveries` bounds the attempts whatever `Retry` says. None is as if it was not said.
     """
 
-    group: str
-    concurrency: int
+    group: str | None
+    concurrency: int | None
     middleware: Sequence[Middleware | Policy]
     max_deliveries: int
 
@@ -75,7 +76,6 @@ class Registration:
     middleware: tuple[Middleware | Policy, ...] = ()
     handler: Callable[..., object] = field(default=lambda: None)
     shape: HandlerShape | None = None
-    default_name: str | None = None
 
     def of(self, handler: Callable[..., object]) -> "Registration":
         """Complete it with the handler, whose annotation tells the model if nothing else does.
@@ -116,7 +116,7 @@ class Registration:
             InvalidPattern, InvalidOption: Something in it cannot be used.
         """
         texts, topics = patterns_of(patterns)
-        check_options(options, HANDLER_OPTIONS, "on")
+        options = check_options(options, HANDLER_OPTIONS, "on")
         if topics:
             if model is not Parameter.empty:
                 raise InvalidOption(f"model={model!r}: a Topic says its model itself; leave it out")
@@ -143,8 +143,8 @@ def patterns_of(given: Sequence[object]) -> tuple[tuple[str, ...], tuple[Topic[A
     return tuple(dict.fromkeys(check_pattern(cast("str", one)) for one in given)), ()
 
 
-def check_options(options: Mapping[str, Any], known: frozenset[str], where: str) -> None:
-    """Check the options of `on` or `subscribe`.
+def check_options(options: Said, known: frozenset[str], where: str) -> Said:
+    """Check the options of `on` or `subscribe`; give those that were said, and are not None.
 
     Raises:
         InvalidOption: An unknown option, or a value that cannot be used.
@@ -154,13 +154,19 @@ def check_options(options: Mapping[str, Any], known: frozenset[str], where: str)
             f"{where} has no option {word!r}: give {', '.join(sorted(known))}"
             f"{did_you_mean(word, known)}"
         )
-    if "name" in options and "group" in options:
+    said = {word: value for word, value in options.items() if not _is_unsaid(word, value)}
+    if "name" in said and "group" in said:
         raise InvalidOption(
-            f"name={options['name']!r} and group={options['group']!r}: the group is the name, "
+            f"name={said['name']!r} and group={said['group']!r}: the group is the name, "
             "leave `name` out"
         )
-    for word, value in options.items():
+    for word, value in said.items():
         _CHECKS.get(word, _accept)(word, value)
+    return cast("Said", said)
+
+
+def _is_unsaid(word: str, value: object) -> bool:
+    return value is None and word not in {"invalid", "middleware", "max_deliveries"}
 
 
 def check_positive(word: str, value: object) -> None:

@@ -73,7 +73,7 @@ class Registry:
                 self._options(options, (*self._defaults.middleware, *registration.middleware)),
                 is_group="group" in options,
             )
-        concurrency = options.get("concurrency", 1)
+        concurrency = options.get("concurrency") or 1
         subscription.add_member(Member(registration.handler, registration.shape, concurrency))
 
     def add_iterator(
@@ -177,8 +177,8 @@ class Registry:
         return Options(
             where=given.get("where"),
             key=given.get("key"),
-            queue_size=given.get("queue_size", self._defaults.queue_size),
-            overflow=given.get("overflow", self._defaults.overflow),
+            queue_size=given.get("queue_size") or self._defaults.queue_size,
+            overflow=given.get("overflow") or self._defaults.overflow,
             skips_invalid=given.get("invalid") == "skip",
             max_deliveries=cast("HandlerOptions[Any]", given).get("max_deliveries", MAX_DELIVERIES),
             middleware=middleware,
@@ -200,7 +200,7 @@ class Registry:
     def _name(self, registration: Registration) -> str:
         options = registration.options
         explicit = options.get("name") or options.get("group")
-        default = registration.default_name or default_name(registration.handler)
+        default = default_name(registration.handler)
         return self._free_name(explicit, default)
 
     def _free_name(self, explicit: str | None, default: str) -> str:
@@ -221,7 +221,7 @@ class Registry:
     def _group_of(self, registration: Registration) -> Subscription | None:
         """Find the group a registration joins; it must mean the same messages, handled alike."""
         options = registration.options
-        group = self.subscriptions.get(options.get("group", ""))
+        group = self.subscriptions.get(options.get("group") or "")
         if group is None or not group.is_group or group in self._ending:
             return None
         told = self._options(options, (*self._defaults.middleware, *registration.middleware))

@@ -7,7 +7,17 @@ import anyio
 import pytest
 from pydantic import BaseModel, field_validator
 
-from eventbus import Context, EventBus, InvalidEvent, Message, NoSubscribers, Receipt, Router, Topic
+from eventbus import (
+    Context,
+    EventBus,
+    InvalidEvent,
+    Message,
+    NoSubscribers,
+    QueueFull,
+    Receipt,
+    Router,
+    Topic,
+)
 from eventbus.middleware import CallNext, DeadLetter, PublishNext, Retry, Timeout
 from tests.manual_clock import ManualClock
 
@@ -492,6 +502,27 @@ async def test_what_a_handler_publishes_is_checked_at_the_call() -> None:
 
     assert seen == [None]
     assert bus.stats().failed == 0
+
+
+async def test_a_handler_publishes_a_thousand_messages_at_most() -> None:
+    """What is kept until the handler succeeds is bounded; the next one is refused at the call."""
+    refused: list[str] = []
+    bus = EventBus()
+
+    @bus.on("orders.created", name="chatty")
+    async def handler(event: object, context: Context[object]) -> None:
+        for _ in range(1_000):
+            await context.publish("orders.noted", {})
+        with pytest.raises(QueueFull) as caught:
+            context.publish_nowait("orders.noted", {})
+        refused.append(str(caught.value))
+
+    async with bus:
+        await bus.publish("orders.created", {})
+
+    assert len(refused) == 1
+    assert "'chatty'" in refused[0]
+    assert bus.stats().published == 1_001
 
 
 async def test_the_bus_publishes_immediately_in_a_handler() -> None:

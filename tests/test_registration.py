@@ -237,6 +237,15 @@ def test_every_word_for_invalid_payloads_can_be_said(invalid: str) -> None:
     check_options({"invalid": invalid}, HANDLER_OPTIONS, "on")
 
 
+def test_an_option_that_is_none_was_not_said() -> None:
+    """Who passes on a setting that may be missing needs no `if`."""
+    unsaid = dict.fromkeys(
+        ("name", "group", "where", "key", "concurrency", "queue_size", "overflow")
+    )
+
+    assert of_text("a", **unsaid).options == {}
+
+
 def test_the_second_parameter_is_the_context() -> None:
     """A registration knows how its handler wants to be called."""
 

@@ -16,7 +16,7 @@ from tests.benchmarks.patterns import workload
 
 DRAWN = (
     ("One event to one handler", DELIVERIES[0]),
-    ("A dict that becomes a validated order with line items", ORDERS),
+    ("A dict that becomes an order with line items, validated by library or publisher", ORDERS),
     (
         "An event to a topic never seen before, among 100,000 wildcard patterns",
         Column("", workload(100_000, "new"), readable),

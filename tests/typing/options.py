@@ -19,6 +19,8 @@ bus.on(
     max_deliveries=5,
 )
 bus.on("orders.*", group="billing", where=lambda event: bool(event))
+bus.on(CREATED, name=None, group=None, where=None, key=None, concurrency=None)
+bus.on(CREATED, SHIPPED, queue_size=None, overflow=None)
 bus.on(CREATED, SHIPPED, where=lambda event: isinstance(event, Created))
 
 
@@ -68,7 +70,8 @@ bus.on(CREATED, concurency=8)  # expect-error
 bus.on("orders.*", concurency=8)  # expect-error
 bus.on("orders.*", model=Created, grup="billing")  # expect-error
 bus.on(CREATED, concurrency="8")  # expect-error
-bus.on(CREATED, queue_size=None)  # expect-error
+bus.on(CREATED, queue_size="8")  # expect-error
+bus.on(CREATED, invalid=None)  # expect-error
 bus.on(CREATED, name=1)  # expect-error
 bus.on(CREATED, middleware=Retry())  # expect-error
 bus.on(CREATED, middleware=[Retry])  # expect-error

@@ -44,6 +44,7 @@ def is_large(event: Shipped) -> bool:
 
 def options() -> None:
     bus.subscribe(CREATED, queue_size=5, overflow="drop_oldest", name="feed", invalid="skip")
+    bus.subscribe(CREATED, queue_size=None, overflow=None, where=None)
     bus.subscribe(CREATED, where=is_large)  # expect-error
     bus.subscribe("orders.*", model=Created, where=is_large)  # expect-error
     bus.subscribe(CREATED, overflow="drop")  # expect-error
