@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast, overload
 
 from anyio.lowlevel import checkpoint
+from pydantic import BaseModel
 from typing_extensions import Unpack
 
 from eventbus.cache import BoundedCache
@@ -318,7 +319,7 @@ def _require(receipt: Receipt, traits: Traits | None) -> None:
 
 def _refuse_no_list(events: object) -> None:
     kind = type(events).__name__
-    if isinstance(events, (Mapping, str, bytes)) or not isinstance(events, Iterable):
+    if isinstance(events, (Mapping, str, bytes, BaseModel)) or not isinstance(events, Iterable):
         raise InvalidEvent(f"publish_many takes a list of events, and got one {kind}: give a list")
 
 

@@ -574,6 +574,23 @@ async def test_a_sync_function_returning_a_coroutine_fails() -> None:
     assert (ran, bus.stats().succeeded) == ([], 0)
 
 
+async def test_the_bus_is_not_for_other_threads() -> None:
+    """A sync handler that publishes with the bus itself is told what to use instead."""
+    seen: list[object] = []
+    bus = EventBus(middleware=[DeadLetter()])
+    bus.on("letters")(seen.append)
+
+    @bus.on("numbers")
+    def handler(event: object) -> None:
+        bus.publish_nowait("letters", {})
+
+    (fate,) = await fates(bus, {"n": 1})
+
+    assert fate.startswith("EventBusError")
+    assert "context.publish_nowait" in fate
+    assert seen == []
+
+
 async def test_a_blocking_sync_handler_does_not_block_the_loop() -> None:
     """It runs in a thread, and waits there for what the loop does meanwhile."""
     bus = EventBus()

@@ -385,6 +385,21 @@ async def test_captures_name_the_tokens_of_the_topic() -> None:
     assert seen == [{"region": "eu", "kind": "paid"}]
 
 
+async def test_there_are_no_captures_without_names() -> None:
+    """Wildcards that capture nothing leave nothing."""
+    seen: list[Mapping[str, str]] = []
+    bus = EventBus()
+
+    @bus.on("orders.*", "$dlq.{name}")
+    async def handler(event: object, context: Context[object]) -> None:
+        seen.append(context.captures)
+
+    async with bus:
+        await bus.publish("orders.created", {})
+
+    assert seen == [{}]
+
+
 # --- What travels beside the payload --------------------------------------------------------------
 
 

@@ -226,6 +226,20 @@ async def test_a_batch_is_checked_before_any_of_it_meets_middleware() -> None:
     assert seen == []
 
 
+@pytest.mark.parametrize(
+    "events",
+    [{"n": 1}, b"[]", "text", Parcel(weight=1), 5, None],
+    ids=["dict", "bytes", "text", "model", "number", "none"],
+)
+async def test_what_is_no_list_of_events_is_no_batch(events: Any) -> None:
+    """A single event is not taken apart into things that are none."""
+    async with EventBus() as bus:
+        with pytest.raises(InvalidEvent, match=type(events).__name__):
+            await bus.publish_many("numbers", events)
+
+    assert bus.stats().published == 0
+
+
 async def test_an_empty_batch_is_no_error() -> None:
     """Nothing to publish gives no receipts."""
     async with EventBus() as bus:
@@ -475,6 +489,46 @@ async def test_a_batch_is_always_a_checkpoint() -> None:
 
     assert scope.cancelled_caught
     assert bus.stats().published == 0
+
+
+# --- What is remembered ---------------------------------------------------------------------------
+
+
+async def test_topics_without_end_are_routed() -> None:
+    """Whatever is remembered of topics is bounded, and forgetting it changes nothing."""
+    seen: list[int] = []
+    bus = EventBus(queue_size=50_000)
+
+    @bus.on("numbers.*")
+    async def handler(event: dict[str, int]) -> None:
+        seen.append(event["n"])
+
+    async with bus:
+        for number in range(20_000):
+            await bus.publish(f"numbers.{number}", {"n": number})
+
+    assert seen == list(range(20_000))
+
+
+async def test_kinds_of_payload_without_end_are_published() -> None:
+    """Every class of payload is a new one, and each arrives as it should."""
+    seen: list[object] = []
+    bus = EventBus()
+
+    @bus.on("numbers")
+    async def raw(event: object) -> None:
+        seen.append(type(event).__name__)
+
+    @bus.on("numbers", model=Order)
+    async def parsed(event: Order) -> None:
+        seen.append(event.order_id)
+
+    async with bus:
+        for number in range(200):
+            kind = type(f"Kind{number}", (Order,), {})
+            await bus.publish("numbers", kind(order_id=f"Kind{number}"))
+
+    assert sorted(map(str, seen)) == sorted([f"Kind{number}" for number in range(200)] * 2)
 
 
 # --- Publish middleware ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from eventbus import Context, EventBus, InvalidHandler, InvalidPattern, Topic
+from eventbus import Context, EventBus, InvalidHandler, InvalidOption, InvalidPattern, Topic
 from eventbus.middleware import DeadLetter, Retry
 from eventbus.queue import Overflow
 from eventbus.registration import (
@@ -112,6 +112,12 @@ def test_topics_of_any_kind_of_model_go_together() -> None:
     begun = Registration.begin([ORDER, numbers, raw], Parameter.empty, {})
 
     assert set(get_args(begun.model)) == {Order, list[int], dict[str, Any]}
+
+
+def test_a_topic_takes_no_model_beside_its_own() -> None:
+    """Two statements about one thing could differ."""
+    with pytest.raises(InvalidOption, match=r"model=.*Parcel.*Topic"):
+        Registration.begin([ORDER], Parcel, {})
 
 
 def test_the_annotation_says_the_model_if_nothing_else_does() -> None:

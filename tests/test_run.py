@@ -143,6 +143,53 @@ def test_the_second_signal_stops(start: str, backend: str, number: signal.Signal
         assert program.process.returncode == 1
 
 
+async def raise_signal() -> None:
+    """Send this process a signal as soon as everybody waits for it."""
+    await anyio.wait_all_tasks_blocked()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+async def test_a_signal_drains_the_bus_of_this_process() -> None:
+    """`run` returns when the bus that it started has been drained."""
+    seen: list[object] = []
+    bus = EventBus()
+    bus.on("work")(seen.append)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(raise_signal)
+        async with bus:
+            await bus.publish("work", {"n": 1})
+            await bus.run()
+            assert seen == [{"n": 1}]
+            with pytest.raises(BusClosed):
+                await bus.publish("work", {"n": 2})
+
+
+async def test_a_second_signal_stops_the_bus_of_this_process() -> None:
+    """`run` raises the end of the program, and what is stuck is abandoned."""
+    bus = EventBus()
+
+    @bus.on("work")
+    async def stuck(event: object) -> None:
+        await anyio.sleep_forever()
+
+    async def serve() -> None:
+        async with bus:
+            await bus.publish("work", {})
+            await bus.run()
+
+    async def raise_two() -> None:
+        await raise_signal()
+        await raise_signal()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(raise_two)
+        with pytest.raises(SystemExit, match="1"):
+            await serve()
+
+    assert bus.stats().abandoned == 1
+
+
 async def test_a_cancelled_run_ends_the_bus_it_started() -> None:
     """Without a signal `run` ends as any other call does, when it is cancelled."""
     bus = EventBus()

@@ -91,6 +91,16 @@ async def test_contexts_tell_all_about_a_delivery() -> None:
     assert context.captures == {"kind": "created"}
 
 
+async def test_contexts_come_in_a_loop() -> None:
+    """`contexts()` is iterated over like the events themselves, to the same end."""
+    async with EventBus() as bus, bus.subscribe("numbers") as events:
+        await bus.publish_many("numbers", numbers(1, 2))
+        await bus.drain()
+        seen = [context.event async for context in events.contexts()]
+
+    assert seen == numbers(1, 2)
+
+
 async def test_events_and_contexts_are_one_stream() -> None:
     """What one of them took, the other does not give again."""
     async with EventBus() as bus, bus.subscribe("numbers") as events:
