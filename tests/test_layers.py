@@ -15,7 +15,8 @@ LAYERS = {
     3: "subscription  stats  registration  transports  transports.memory  transports.route"
     "  transports.dead_letters",
     2: "context  transports.base  middleware  middleware.*",
-    1: "message  publishing  contracts  schema  fitting  queue  retry  timers  threads  handlers",
+    1: "message  publishing  contracts  schema  fitting  queue  retry  timers  threads  handlers"
+    "  entry_points",
     0: "errors  clock  topics  cache  _loop",
 }
 
@@ -31,7 +32,7 @@ RESERVED = {
     "rich": "cli  cli.*",
     "time": "clock  middleware.log",  # the log tells how long the machine took
     "random": "clock  retry",
-    "importlib.metadata": "plugins",
+    "importlib.metadata": "entry_points",
     "sqlite3": "nobody yet",
     "pickle": "nobody",
     "marshal": "nobody",
