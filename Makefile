@@ -14,7 +14,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 REV ?= HEAD
 PLUGINS := $(patsubst %/pyproject.toml,-e %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: help setup demo test coverage test-all lint format type bench bench-compare wheels check clean
+.PHONY: help setup demo test soak coverage test-all lint format type bench bench-compare wheels check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,9 @@ demo: setup ## the tour of what the bus does
 
 test: setup ## the tests, as fast as they go
 	@$(BIN)/python -m pytest -q
+
+soak: setup ## the fault tests at their full size, which takes most of an hour
+	@EVENTBUS_SOAK=1 $(BIN)/python -m pytest -q -o timeout=3600 tests/faults
 
 coverage: setup ## the tests, and the lines and branches they leave out
 	@$(BIN)/coverage run -m pytest -q

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, overload
 
 from anyio import CancelScope, create_task_group, open_signal_receiver
+from anyio.lowlevel import checkpoint
 from typing_extensions import TypeForm, TypeVar, Unpack
 
 from eventbus.clock import Clock, SystemClock, seconds_of
@@ -183,10 +184,13 @@ class EventBus(Registering, Publishing, Generic[C]):
                 ending.append(subscription)
         self.forget_routes()
         for subscription in ending:
-            if is_handler_of(self):
+            if subscription.queue is None:
+                self._registry.forget(subscription)
+            else:  # in a task of the bus: this one may be cancelled
                 self._runtime.start_soon(self._forget_when_done, subscription)
-            else:
-                await self._forget_when_done(subscription)
+        await checkpoint()
+        for subscription in () if is_handler_of(self) else ending:
+            await self._forget_when_done(subscription)
 
     @overload
     def subscribe(
@@ -268,12 +272,16 @@ class EventBus(Registering, Publishing, Generic[C]):
         self._refuse_handlers("drain")
         if self._phase is Phase.NEW:
             raise NotStarted("drain() ends a running bus: begin with `async with bus:`")
-        if self._phase is Phase.CLOSED:
+        if not self._is_live:
             return
         self._enter(Phase.DRAINING)
         self._bus_transport.set_deadline(self.clock.monotonic() + self._drain_seconds)
         with self._patience():
             await self.activity.wait_idle()
+        if self._phase is Phase.DRAINING:  # Race: it may have been stopped, and started again.
+            self._close_queues()
+
+    def _close_queues(self) -> None:
         for subscription in self._registry.subscriptions.values():
             if subscription.queue is not None:
                 subscription.queue.refuse_waiting()
@@ -325,6 +333,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         Raises:
             InvalidOption: A limit below 1, or an id that is not kept.
         """
+        await checkpoint()
         return self._bus_transport.list_dead_letters(subscription, limit=limit, before=before)
 
     async def redrive(
@@ -338,6 +347,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         Raises:
             NotStarted, BusClosed: The bus is not running.
         """
+        await checkpoint()
         self.require_open()
         return await self._bus_transport.redrive(subscription, ids)
 
@@ -345,6 +355,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         self, subscription: str | None = None, *, ids: Sequence[str] | None = None
     ) -> int:
         """Forget dead letters: these ids, those of a subscription, or all. Gives how many."""
+        await checkpoint()
         return self._bus_transport.purge_dead_letters(subscription, ids)
 
     # --- life -------------------------------------------------------------------------------
@@ -385,7 +396,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             await self._runtime.stop()
         finally:
             self._timers.clear()
-            abandoned = sum(s.stop() for s in self._registry.subscriptions.values())
+            abandoned = self._registry.stop()
             if abandoned:
                 logger.warning("%r ended with %d deliveries abandoned", self, abandoned)
             await self._bus_transport.__aexit__(None, None, None)
@@ -447,6 +458,10 @@ class EventBus(Registering, Publishing, Generic[C]):
         return self._phase is Phase.STOPPING
 
     @property
+    def _is_live(self) -> bool:
+        return self._phase is Phase.RUNNING or self._phase is Phase.DRAINING
+
+    @property
     def keeps_routes(self) -> bool:
         """Whether a route that was found stays good for other callers."""
         return self._phase is Phase.RUNNING
@@ -459,8 +474,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             BusClosed: It is closed; or draining, and the caller is no handler of it.
             EventBusError: It runs in another thread.
         """
-        is_live = self._phase is Phase.RUNNING or self._phase is Phase.DRAINING
-        if is_live and not self._runtime.is_in_its_thread():
+        if self._is_live and not self._runtime.is_in_its_thread():
             raise EventBusError(
                 f"{self!r} runs in another thread, and is not safe to use from this one: publish "
                 "from its event loop; in a handler that is not async, use context.publish_nowait"

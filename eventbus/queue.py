@@ -78,7 +78,7 @@ class Activity:
 class Waiter(Generic[T]):
     """A publisher that waits with its entry for a place in one queue."""
 
-    __slots__ = ("_admitted", "_is_refused", "_queue", "_task", "entry")
+    __slots__ = ("_admitted", "_is_refused", "_queue", "_task", "entry", "is_taken")
 
     def __init__(self, queue: "DeliveryQueue[T]", entry: T) -> None:
         self.entry = entry
@@ -86,13 +86,19 @@ class Waiter(Generic[T]):
         self._task: TaskInfo = get_current_task()
         self._admitted = Event()
         self._is_refused = False
+        self.is_taken = False
 
     def is_gone(self) -> bool:
         """Tell whether the publisher was cancelled, even if it has not run since."""
         return self._task.has_pending_cancellation()
 
     def admit(self) -> None:
-        """Let the publisher go on."""
+        """Let the publisher go on: its entry is in the queue."""
+        self.is_taken = True
+        self._admitted.set()
+
+    def dismiss(self) -> None:
+        """Let the publisher go on, though nobody will ever want its entry."""
         self._admitted.set()
 
     def refuse(self) -> None:
@@ -110,7 +116,8 @@ class Waiter(Generic[T]):
         Raises:
             BusClosed: The bus stopped first; the entry did not reach this queue.
         """
-        await self._admitted.wait()
+        if not self._admitted.is_set():  # Race: being cancelled now would deny what has happened.
+            await self._admitted.wait()
         if self._is_refused:
             raise BusClosed("the bus stopped while this publish waited for room in a full queue")
 
@@ -233,15 +240,11 @@ class DeliveryQueue(Generic[T]):
                 waiters.append(waiter)
         return waiters
 
-    async def put(self, entry: T) -> None:
-        """Wait for room, whatever the policy, and take the entry; cancelled, it is not taken.
-
-        Raises:
-            BusClosed: The bus stopped first.
-        """
+    def line_up(self, entry: T) -> Waiter[T]:
+        """Take an entry as soon as there is room, whatever the policy; give what to wait for."""
         waiter = self._line_up(entry)
         self.refill()
-        await wait_for_places([waiter])
+        return waiter
 
     def leave_line(self, waiter: Waiter[T]) -> None:
         """Take a waiting publisher out of the line; idempotent."""
@@ -413,7 +416,8 @@ class DeliveryQueue(Generic[T]):
     def close(self) -> None:
         """Take nothing more; takers end when it is empty, waiting publishers go on; idempotent."""
         self.is_closed = True
-        self._admit_all()
+        while self.waiters:
+            self.waiters.popleft().dismiss()
         self.wake_all()
 
     def stop(self) -> int:
@@ -431,10 +435,6 @@ class DeliveryQueue(Generic[T]):
         while self.waiters:
             self.waiters.popleft().refuse()
         self._update()
-
-    def _admit_all(self) -> None:
-        while self.waiters:
-            self.waiters.popleft().admit()
 
     def _update(self) -> None:
         """Set `limit` and tell whether there is work: the one place, called at every change."""

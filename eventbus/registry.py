@@ -130,10 +130,22 @@ class Registry:
 
     def forget(self, subscription: Subscription) -> None:
         """Forget a closed subscription but for its figures; its name is free again."""
-        if self.subscriptions.pop(subscription.name, None) is not None:
+        if self.subscriptions.get(subscription.name) is subscription:
+            del self.subscriptions[subscription.name]
             self._ending.discard(subscription)
             subscription.stop()
             self.ended.add(subscription.counts)
+
+    def stop(self) -> int:
+        """End all that runs, for good what was closed; give how many deliveries were abandoned."""
+        abandoned = 0
+        for subscription in tuple(self.subscriptions.values()):
+            abandoned += subscription.stop()
+            if subscription in self._ending:
+                self.forget(subscription)
+            elif not subscription.members:  # its iterator has ended, also if the bus begins anew
+                self._transport.close(subscription)
+        return abandoned
 
     def begin(self) -> None:
         """Check all that is registered against all contracts, and from now on each at once.

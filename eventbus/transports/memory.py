@@ -126,7 +126,8 @@ class MemoryTransport:
 
     def close(self, spec: Subscription) -> None:
         """Route nothing more to a subscription; what is in its queue stays; idempotent."""
-        if self._subscriptions.pop(spec.name, None) is not None:
+        if self._subscriptions.get(spec.name) is spec:
+            del self._subscriptions[spec.name]
             for pattern in spec.patterns:
                 self._tree.remove(pattern, spec)
 
@@ -192,12 +193,13 @@ class MemoryTransport:
         delivery = _delivery_for(subscription, failure.message)
         if delivery is None or not self._dead_letters.claim(failure):
             return False
+        waiter = subscription.ready_queue().line_up(delivery)
         try:
-            await subscription.ready_queue().put(delivery)
-        except BaseException:
-            self._dead_letters.release(failure)
-            raise
-        return self._dead_letters.remove(failure)
+            await wait_for_places([waiter])
+        finally:  # Race: it may be cancelled though it is in, and let go on though it is not.
+            settled = self._dead_letters.remove if waiter.is_taken else self._dead_letters.release
+            settled(failure)
+        return waiter.is_taken
 
     def _show(self, listener: Subscription, failure: FailedDelivery) -> None:
         queue = listener.ready_queue()
