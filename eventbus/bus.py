@@ -345,6 +345,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         Gives the number sent; cancelled, the rest stays.
 
         Raises:
+            DeadlockError: As `publish`; the rest stays.
             NotStarted, BusClosed: The bus is not running.
         """
         await checkpoint()

@@ -25,6 +25,7 @@ from anyio.lowlevel import checkpoint
 from eventbus._loop import is_foreign_cancellation
 from eventbus.clock import stopwatch
 from eventbus.context import Context, FailedDelivery
+from eventbus.deadlocks import serve_here
 from eventbus.errors import HandlerTimeout, InvalidHandler
 from eventbus.message import Delivery, Entry, LaterDelivery, Message, delivery_of
 from eventbus.middleware import Retry
@@ -59,6 +60,7 @@ async def run_worker(worker: Worker) -> None:
     queue = subscription.ready_queue()
     call = _call_of(worker.member, subscription)
     link = _chain_of(worker.member, subscription, call)
+    serve_here(worker)
     worker.pristine = copy_context()
     worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
     ending = Ending.AGAIN

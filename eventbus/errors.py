@@ -37,6 +37,8 @@ __all__ = (
     "UnknownTransport",
 )
 
+from collections.abc import Sequence
+
 
 class EventBusError(Exception):
     """Root of every error that `eventbus` raises."""
@@ -91,7 +93,15 @@ class QueueFull(EventBusError):
 
 
 class DeadlockError(EventBusError):
-    """The call would wait for something that only its own handler could bring about."""
+    """The call would wait for something that only its own handler could bring about.
+
+    `cycle` names the subscriptions whose handlers wait for each other, each for the one after it
+    and the last for the first; empty for `join` and `drain`.
+    """
+
+    def __init__(self, message: str, *, cycle: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.cycle = tuple(cycle)
 
 
 class NoSubscribers(EventBusError):

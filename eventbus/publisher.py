@@ -90,6 +90,7 @@ class Publishing:
             UnknownTopic: The contracts of the bus do not name it.
             QueueFull: A subscription with `overflow="fail"` has no room; nothing was delivered.
             NoSubscribers: `require=True`, and nobody matches.
+            DeadlockError: In a handler: only it, or handlers that wait so, could make room.
             NotStarted, BusClosed: The bus is not running, or draining.
         """
         if not self._published_here & 127:
@@ -167,7 +168,7 @@ class Publishing:
             InvalidEvent: One of them is not what the topic's contract says; none was delivered.
             QueueFull: A subscription with `overflow="fail"` has no room for all; none was
                 delivered.
-            InvalidTopic, UnknownTopic, NotStarted, BusClosed: As `publish`.
+            InvalidTopic, UnknownTopic, DeadlockError, NotStarted, BusClosed: As `publish`.
         """
         await checkpoint()
         route = await self._find_route(topic)

@@ -37,7 +37,8 @@ from anyio import Event, TaskInfo, get_current_task
 from anyio.lowlevel import checkpoint
 
 from eventbus._loop import WakeUp
-from eventbus.errors import BusClosed
+from eventbus.deadlocks import Server, break_deadlock, waiting_for
+from eventbus.errors import BusClosed, EventBusError
 
 T = TypeVar("T")
 
@@ -45,6 +46,8 @@ Overflow: TypeAlias = Literal["block", "fail", "drop_newest", "drop_oldest", "la
 
 DROPPING = frozenset({"drop_newest", "drop_oldest"})
 """The policies under which nobody ever waits or is refused."""
+
+_STOPPED = "the bus stopped while this publish waited for room in a full queue"
 
 
 class Activity:
@@ -78,19 +81,28 @@ class Activity:
 class Waiter(Generic[T]):
     """A publisher that waits with its entry for a place in one queue."""
 
-    __slots__ = ("_admitted", "_is_refused", "_queue", "_task", "entry", "is_taken")
+    __slots__ = ("_admitted", "_queue", "_refusal", "_task", "entry", "is_taken")
 
     def __init__(self, queue: "DeliveryQueue[T]", entry: T) -> None:
         self.entry = entry
         self._queue = queue
         self._task: TaskInfo = get_current_task()
         self._admitted = Event()
-        self._is_refused = False
+        self._refusal: EventBusError | None = None
         self.is_taken = False
 
     def is_gone(self) -> bool:
-        """Tell whether the publisher was cancelled, even if it has not run since."""
-        return self._task.has_pending_cancellation()
+        """Tell whether the publisher was cancelled or refused, even if it has not run since."""
+        return self._refusal is not None or self._task.has_pending_cancellation()
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the publisher still waits."""
+        return not (self._admitted.is_set() or self.is_gone())
+
+    def blockers(self) -> Sequence[Server]:
+        """Name whom the place depends on, see `DeliveryQueue`; none if it may come anyway."""
+        return self._queue.blockers()
 
     def admit(self) -> None:
         """Let the publisher go on: its entry is in the queue."""
@@ -101,9 +113,9 @@ class Waiter(Generic[T]):
         """Let the publisher go on, though nobody will ever want its entry."""
         self._admitted.set()
 
-    def refuse(self) -> None:
-        """Tell the publisher that its entry was not taken."""
-        self._is_refused = True
+    def refuse(self, error: EventBusError) -> None:
+        """Tell the publisher that its entry is not taken, and why."""
+        self._refusal = error
         self._admitted.set()
 
     def withdraw(self) -> None:
@@ -115,11 +127,13 @@ class Waiter(Generic[T]):
 
         Raises:
             BusClosed: The bus stopped first; the entry did not reach this queue.
+            DeadlockError: The place would never have come.
         """
         if not self._admitted.is_set():  # Race: being cancelled now would deny what has happened.
             await self._admitted.wait()
-        if self._is_refused:
-            raise BusClosed("the bus stopped while this publish waited for room in a full queue")
+        if self._refusal is not None:
+            await checkpoint()  # who tries again and again must let the others run
+            raise self._refusal
 
 
 async def wait_for_places(waiters: Sequence[Waiter[T]]) -> None:
@@ -127,10 +141,14 @@ async def wait_for_places(waiters: Sequence[Waiter[T]]) -> None:
 
     Raises:
         BusClosed: The bus stopped first.
+        DeadlockError: A handler waits, and only handlers that wait so could let it go on.
     """
+    if not waiters:
+        return
     try:
-        for waiter in waiters:
-            await waiter.wait()
+        with waiting_for(waiters):
+            for waiter in waiters:
+                await waiter.wait()
     except BaseException:
         for waiter in waiters:
             waiter.withdraw()
@@ -141,7 +159,8 @@ class DeliveryQueue(Generic[T]):
     """A bounded FIFO of entries for one subscription; see the module for how it behaves.
 
     `workers` is how many takers may be started, one at a time, by `start_worker`, when an entry
-    comes and none is idle. `items`, `limit` and `waiters` are public for the hot path alone.
+    comes and none is idle; `blockers` names those of them of whom one has to go on before a place
+    comes free. `items`, `limit` and `waiters` are public for the hot path alone.
     """
 
     __slots__ = (
@@ -156,6 +175,7 @@ class DeliveryQueue(Generic[T]):
         "_spare",
         "_start_worker",
         "_started",
+        "blockers",
         "dropped",
         "held",
         "is_closed",
@@ -178,6 +198,7 @@ class DeliveryQueue(Generic[T]):
         activity: Activity | None = None,
         new_wake_up: Callable[[], WakeUp] = Event,
         on_dropped: Callable[[T], None] = lambda _: None,
+        blockers: Callable[[], Sequence[Server]] = lambda: (),
     ) -> None:
         self.items: deque[T] = deque()
         self.waiters: deque[Waiter[T]] | tuple[()] = ()  # a deque is 0.7 kB: made when needed
@@ -189,6 +210,7 @@ class DeliveryQueue(Generic[T]):
         self.is_stopped = False
         self._new_wake_up = new_wake_up
         self._on_dropped = on_dropped
+        self.blockers = blockers
         self._idle: list[WakeUp] = []
         self._spare = workers
         self._started = 0
@@ -308,6 +330,11 @@ class DeliveryQueue(Generic[T]):
         return self.items.popleft if self._latest is None else self.take_nowait
 
     @property
+    def parked(self) -> int:
+        """How many takers wait for an entry."""
+        return len(self._idle)
+
+    @property
     def is_finished(self) -> bool:
         """Whether nothing will ever be taken any more."""
         return self.is_closed and not self.depth
@@ -319,6 +346,8 @@ class DeliveryQueue(Generic[T]):
         wake_up = self._new_wake_up()
         self._idle.append(wake_up)
         self._update()
+        if self.waiters:  # all that is queued is set aside
+            self._break_deadlocks()
         try:
             await wake_up.wait()
         except BaseException:
@@ -329,7 +358,8 @@ class DeliveryQueue(Generic[T]):
         """Let waiting publishers move up, in the order they came, as far as there is room."""
         while self.waiters:
             waiter = self.waiters[0]
-            # Race: a publisher that is being cancelled has not run yet; its entry must not go out.
+            # Race: a publisher that is being cancelled, or is refused, has not run yet; its entry
+            # must not go out.
             if waiter.is_gone():
                 self.waiters.popleft()
             elif self.depth < self.size or self._replaces(waiter.entry):
@@ -369,21 +399,23 @@ class DeliveryQueue(Generic[T]):
         False where a newer one of its key is waiting already: then it is dropped.
         """
         self.held -= 1
-        if self._replaces(entry):  # a newer one of its key already waits
+        is_newest = not self._replaces(entry)
+        if is_newest:
+            if self._latest is not None:
+                self._latest[self._key_of(entry)] = entry
+            self.items.appendleft(entry)
+            self._wake()
+        else:
             self.dropped += 1
-            self.refill()
-            return False
-        if self._latest is not None:
-            self._latest[self._key_of(entry)] = entry
-        self.items.appendleft(entry)
-        self._wake()
         self.refill()  # in a `latest` queue a newer one of its key may wait to replace it
-        return True
+        self._break_deadlocks()
+        return is_newest
 
     def release(self) -> None:
         """Give up a kept place."""
         self.held -= 1
         self.refill()
+        self._break_deadlocks()
         if self.is_closed:
             self.wake_all()
 
@@ -400,6 +432,7 @@ class DeliveryQueue(Generic[T]):
         """Count a taker that has gone for good; the others look around whether they may go too."""
         self._started -= 1
         self.wake_all()
+        self._break_deadlocks()
 
     async def wait_finished(self) -> None:
         """Wait until a closed queue is empty and its takers have gone."""
@@ -433,8 +466,14 @@ class DeliveryQueue(Generic[T]):
     def refuse_waiting(self) -> None:
         """Tell all publishers that wait that their entries were not taken."""
         while self.waiters:
-            self.waiters.popleft().refuse()
+            self.waiters.popleft().refuse(BusClosed(_STOPPED))
         self._update()
+
+    def _break_deadlocks(self) -> None:
+        """Look whether waiting handlers have lost the last who could have let them in."""
+        if self.waiters:
+            for server in self.blockers():
+                break_deadlock(server)
 
     def _update(self) -> None:
         """Set `limit` and tell whether there is work: the one place, called at every change."""
@@ -471,6 +510,11 @@ class Lanes(Generic[T]):
 
     def __bool__(self) -> bool:
         return bool(self._behind)
+
+    @property
+    def set_aside(self) -> int:
+        """How many entries wait behind one of their key."""
+        return sum(len(behind) for behind in self._behind.values() if behind)
 
     def enter(self, key: str, entry: T) -> bool:
         """Enter the key's lane; if it is taken, the entry waits behind and the answer is False."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context as Variables
 from dataclasses import dataclass, field
+from math import inf
 from operator import length_hint
 from typing import Any, Protocol, cast
 
@@ -14,6 +15,7 @@ from anyio import CancelScope
 from eventbus._loop import WakeUp
 from eventbus.clock import Clock
 from eventbus.contracts import Topic
+from eventbus.deadlocks import Awaited
 from eventbus.errors import InvalidOption
 from eventbus.handlers import HandlerShape
 from eventbus.message import Delivery, Entry, Message, delivery_of
@@ -146,6 +148,14 @@ class Worker:
     burst_size: int = 0
     slice_ends: float = 0.0
     pace: int = 16
+    task_id: int = 0
+    deadline: float = inf
+    awaits: Sequence[Awaited] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the subscription."""
+        return self.subscription.name
 
     @property
     def timeout_seconds(self) -> float | None:
@@ -295,6 +305,7 @@ class Subscription:
                 activity=self.host.activity if self.members else None,
                 new_wake_up=self.host.runtime.new_wake_up,
                 on_dropped=self._leave_lane_of,
+                blockers=self._blockers,
             )
             self.lanes = Lanes(self.queue)
             self.seen_dropped = 0
@@ -355,6 +366,26 @@ class Subscription:
                 if worker.lane is not None:
                     self.lanes.enter(worker.lane, worker.current)
                 worker.end_burst()
+
+    def _blockers(self) -> Sequence[Worker]:
+        """Name the workers of which one has to go on before a place comes free in the queue.
+
+        None where it may come otherwise: a worker is at work, or an iterator takes.
+        """
+        waiting = [worker for worker in self.workers if worker.awaits]
+        parked = 0 if self.queue is None else self.queue.parked
+        if len(waiting) + parked < len(self.workers) or self._may_be_relieved(parked):
+            return ()
+        return waiting
+
+    def _may_be_relieved(self, parked: int) -> bool:
+        """Tell whether a retry that is due later may make room, though no worker is at work."""
+        if self.queue is None or self.lanes is None:
+            return False
+        # A parked worker will take it, and with it what is set aside behind its key; in a `latest`
+        # queue it may turn out to be replaced.
+        is_of_use = parked > 0 or self.options.overflow == "latest"
+        return is_of_use and self.queue.held > self.lanes.set_aside
 
     def _start_worker(self) -> None:
         worker = Worker(self, self._next_member())
