@@ -389,12 +389,17 @@ class EventBus(Registering, Publishing, Generic[C]):
             if error is None:
                 await self.drain()
         finally:
-            await self._stop()
+            await self._stop(error)
 
-    async def _stop(self) -> None:
+    async def _stop(self, reason: BaseException | None) -> None:
         self._enter(Phase.STOPPING)
+        for subscription in self._registry.subscriptions.values():
+            subscription.interrupt()
         try:
             await self._runtime.stop()
+        except BaseException as failure:
+            failure.__context__ = failure.__context__ or reason  # which trio takes off
+            raise
         finally:
             self._timers.clear()
             abandoned = self._registry.stop()

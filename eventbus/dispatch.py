@@ -20,7 +20,7 @@ from inspect import isawaitable, iscoroutine
 from typing import Any, TypeAlias, cast
 
 from anyio import CancelScope, Event
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from eventbus._loop import is_foreign_cancellation
 from eventbus.clock import stopwatch
@@ -65,7 +65,7 @@ async def run_worker(worker: Worker) -> None:
     worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
     ending = Ending.AGAIN
     while ending not in {Ending.FINISHED, Ending.TAINTED}:
-        worker.is_timed_out = False
+        worker.is_interrupted = False
         ending = Ending.OVERDUE  # stays so if the scope is cancelled
         with CancelScope() as scope:
             worker.scope = scope
@@ -73,6 +73,8 @@ async def run_worker(worker: Worker) -> None:
         if ending is Ending.OVERDUE and worker.current is not None:
             await settle(worker, worker.current, _timeout_of(worker))
             ending = _ending(worker)
+        elif worker.is_interrupted:
+            await _tell_of_ignored_cancellation(worker)
     worker.flush()
     worker.current = None
     subscription.host.runtime.unwatch(worker)
@@ -126,7 +128,7 @@ async def deliver(  # noqa: C901 - see below
                         subscription.counts.filtered += 1
             except BaseException as error:  # noqa: BLE001 - raises again what is no failure
                 _raise_cancellation(error)
-                if worker.is_timed_out:
+                if worker.is_interrupted:
                     return Ending.OVERDUE
                 await settle(worker, entry, error)
                 return _ending(worker)  # also since a retry may have closed a lane
@@ -136,7 +138,7 @@ async def deliver(  # noqa: C901 - see below
                 is_tainted = copy_context() != pristine
             except Exception:  # noqa: BLE001 - a variable's value that cannot be compared has changed
                 is_tainted = True
-            if is_tainted or worker.is_timed_out:
+            if is_tainted or worker.is_interrupted:
                 return _ending(worker)
     return Ending.FINISHED
 
@@ -193,8 +195,7 @@ async def _send_all(subscription: Subscription, outbox: Sequence[Message]) -> No
 async def settle(worker: Worker, entry: Entry, error: BaseException) -> None:
     """Decide what becomes of a failed attempt: another one, or the end."""
     subscription, delivery = worker.subscription, delivery_of(entry)
-    if subscription.host.is_stopping:
-        await checkpoint()  # raises: what fails because the bus stops was cancelled
+    await checkpoint_if_cancelled()  # what fails because the bus stops was cancelled
     subscription.counts.failed += 1
     retry = subscription.retry
     is_last = delivery.attempt >= subscription.max_attempts
@@ -249,6 +250,15 @@ async def _hold(worker: Worker, delivery: LaterDelivery, delay: float) -> None:
     await worker.subscription.source.settle([(delivery, RetryLater(delay, then=is_over.set))])
     await is_over.wait()
     worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
+
+
+async def _tell_of_ignored_cancellation(worker: Worker) -> None:
+    logger.error(
+        "%s returned though it was cancelled: its handler, or a middleware, catches cancellation "
+        "and has to raise it again; unless it ended in that very moment",
+        worker.subscription.name,
+    )
+    await checkpoint_if_cancelled()  # what was interrupted because the bus stops has not succeeded
 
 
 def _timeout_of(worker: Worker) -> HandlerTimeout:

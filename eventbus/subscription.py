@@ -142,7 +142,7 @@ class Worker:
     current: Entry | None = None
     lane: str | None = None
     scope: CancelScope | None = None
-    is_timed_out: bool = False
+    is_interrupted: bool = False  # its current attempt was cancelled: overdue, or the bus stops
     pristine: Variables | None = None
     burst: Iterator[int] = field(default_factory=lambda: iter(()))
     burst_size: int = 0
@@ -329,6 +329,11 @@ class Subscription:
         member.is_retired = True
         if self.queue is not None:
             self.queue.wake_all()
+
+    def interrupt(self) -> None:
+        """Tell the workers that what they are doing is about to be cancelled, as the bus stops."""
+        for worker in self.workers:
+            worker.is_interrupted = worker.current is not None
 
     def stop(self) -> int:
         """Forget queue and workers; give the number of entries that will not be handled."""

@@ -83,6 +83,6 @@ class Watchdog:
 
 
 def _cancel(worker: Worker) -> None:
-    if worker.scope is not None and not worker.is_timed_out:
-        worker.is_timed_out = True
+    if worker.scope is not None and not worker.is_interrupted:
+        worker.is_interrupted = True
         worker.scope.cancel()
