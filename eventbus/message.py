@@ -178,6 +178,7 @@ class Message:
             correlation_id=changes.get("correlation_id", self.correlation_id),
             causation_id=changes.get("causation_id", self.causation_id),
         )
+        traits.is_required = self.head[3] is not None and self.head[3].is_required
         topic = changes.get("topic", self.topic)
         return write_message((topic, *self.head[1:3], traits), changes.get("payload", self.payload))
 

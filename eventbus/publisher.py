@@ -243,6 +243,9 @@ class Publishing:
         except EventBusError:
             await checkpoint()  # who tries again and again must let the workers run
             raise
+        # It counts towards the next checkpoint of `publish`, as those do that go the quick way.
+        self._published_here += 1
+        self._published_otherwise -= 1
         _require(receipt, message.head[3])
         return receipt
 

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from eventbus import Context, EventBus, Message, Receipt
+from eventbus.middleware import CallNext, DeadLetter
 from tests.manual_clock import ManualClock
 
 WORDS = ("topic", "payload", "time", "id", "key", "headers", "matched", "anything")
@@ -123,6 +124,28 @@ async def test_a_copy_has_the_changes_alone(clock: ManualClock) -> None:
     assert (copy.id, copy.time, copy.key) == (message.id, message.time, "o-1")
     assert (copy.topic, copy.payload) == (message.topic, message.payload)
     assert message.headers == {"a": "1"}
+
+
+async def test_a_copy_still_requires_somebody() -> None:
+    """A middleware that changes what a handler publishes does not take back `require=True`."""
+
+    async def rewrite(context: Context[Any], call_next: CallNext) -> object:
+        result = await call_next(context)
+        context.outbox = [message.replace(key="k") for message in context.outbox or ()]
+        return result
+
+    bus = EventBus(middleware=[DeadLetter(), rewrite])
+
+    @bus.on("orders.created", model=object, name="work")
+    async def work(order: object, context: Context[object]) -> None:
+        await context.publish("orders.archived", {}, require=True)
+
+    async with bus:
+        await bus.publish("orders.created", {})
+        await bus.join()
+        refusals = [letter.error_type for letter in await bus.dead_letters("work")]
+
+    assert refusals == ["NoSubscribers"]
 
 
 @pytest.mark.parametrize(
