@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 REV ?= HEAD
-PLUGINS := $(patsubst %/pyproject.toml,-e %,$(wildcard plugins/*/pyproject.toml))
+PLUGINS := $(patsubst %/pyproject.toml,-e '%[test]',$(wildcard plugins/*/pyproject.toml))
 
 .PHONY: help setup demo test soak coverage test-all lint format type bench bench-compare wheels check clean
 

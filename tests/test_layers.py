@@ -54,6 +54,15 @@ def core() -> Sources:
     }
 
 
+def plugins() -> Sources:
+    """Read the plugins, without their tests."""
+    folder = Path(__file__).parents[1] / "plugins"
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts[1:]): path.read_text("utf-8")
+        for path in sorted(folder.glob("*/eventbus_*/**/*.py"))
+    }
+
+
 def is_in(room: str, names: str) -> bool:
     """Ask whether a list of names, or of patterns of names, holds a room."""
     return any(fnmatchcase(room, name) for name in names.split())
@@ -136,6 +145,27 @@ def trespasses(sources: Sources) -> list[str]:
     ]
 
 
+def public_names(source: str) -> set[str]:
+    """Read what a module offers: its `__all__`."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def intrusions(sources: Sources) -> list[str]:
+    """Draw each arrow from a plugin to what the core does not offer."""
+    rooms = core()
+    return [
+        f"{plugin} -> {module}.{name}"
+        for plugin, source in sources.items()
+        for module, name in imports(source)
+        for room in [module.removeprefix("eventbus").removeprefix(".") or "__init__"]
+        if module.partition(".")[0] == "eventbus"
+        and ("._" in f".{module}" or name not in public_names(rooms.get(room, "")))
+    ]
+
+
 def forbidden_calls(sources: Sources) -> list[str]:
     """Name each call that turns text into code."""
     return [
@@ -171,6 +201,13 @@ def test_delicate_modules_stay_in_their_rooms() -> None:
 def test_text_never_becomes_code() -> None:
     """No payload and no pattern can run anything."""
     assert forbidden_calls(core()) == []
+    assert forbidden_calls(plugins()) == []
+
+
+def test_plugins_use_what_the_core_offers() -> None:
+    """Whoever writes a plugin elsewhere can do all that ours do."""
+    assert intrusions(plugins()) == []
+    assert plugins()
 
 
 def test_an_offence_of_each_kind_is_seen() -> None:
@@ -190,3 +227,21 @@ def test_an_offence_of_each_kind_is_seen() -> None:
     assert circle(planted) in (["errors", "topics", "errors"], ["topics", "errors", "topics"])
     assert trespasses(planted) == ["bus -> asyncio", "bus -> importlib.metadata", "bus -> requests"]
     assert forbidden_calls(planted) == ["message, line 1: eval"]
+
+
+def test_an_intrusion_of_each_kind_is_seen() -> None:
+    """The rule about plugins can fail too."""
+    planted = {
+        "eventbus_toy": "from eventbus import EventBus\nfrom eventbus.clock import stopwatch",
+        "eventbus_toy.a": "from eventbus._loop import wake_up_type",
+        "eventbus_toy.b": "from eventbus.plugins import _split",
+        "eventbus_toy.c": "from eventbus.attic import anything",
+        "eventbus_toy.d": "import eventbus.bus",
+    }
+
+    assert intrusions(planted) == [
+        "eventbus_toy.a -> eventbus._loop.wake_up_type",
+        "eventbus_toy.b -> eventbus.plugins._split",
+        "eventbus_toy.c -> eventbus.attic.anything",
+        "eventbus_toy.d -> eventbus.bus.",
+    ]

@@ -1,12 +1,19 @@
 """Holds what `pyproject.toml` promises."""
 
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eventbus.entry_points import MAJOR, find, majors
+from eventbus.errors import EventBusError
+
 ROOT = Path(__file__).parents[1]
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+
+each_plugin = pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +41,49 @@ def test_every_folder_of_code_is_type_checked(pyproject: dict[str, Any]) -> None
 
     assert code_folders() - set(tools["mypy"]["files"]) == set()
     assert code_folders() - set(tools["basedpyright"]["include"]) == set()
+
+
+def test_every_package_is_measured(pyproject: dict[str, Any]) -> None:
+    """No plugin stays outside the reach of the tests and their coverage."""
+    tools = pyproject["tool"]
+    packages = {path.parent.name for path in ROOT.glob("plugins/*/*/py.typed")}
+
+    assert set(tools["coverage"]["run"]["source"]) == {"eventbus"} | packages
+    assert set(tools["pytest"]["testpaths"]) == {"tests", "plugins"}
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Those of plugins are modules side by side, which mypy takes for one where they are alike."""
+    names = Counter(path.name for path in ROOT.glob("plugins/*/tests/*.py"))
+    names.update(path.name for path in ROOT.glob("tests/*.py"))
+
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@each_plugin
+def test_a_plugin_is_a_distribution_of_its_own(plugin: Path) -> None:
+    """It has what the core has: types, tests, a README, and a list of what its tests need."""
+    package = plugin.name.replace("-", "_")
+    project = tomllib.loads((plugin / "pyproject.toml").read_text("utf-8"))["project"]
+
+    assert project["name"] == plugin.name
+    assert MAJOR in majors(project["dependencies"])
+    assert "test" in project["optional-dependencies"]
+    assert (plugin / package / "py.typed").exists()
+    assert (plugin / "README.md").exists()
+    assert list(plugin.glob(f"tests/test_{package.removeprefix('eventbus_')}_*.py"))
+
+
+@each_plugin
+def test_a_plugin_is_found_by_each_of_its_names(plugin: Path) -> None:
+    """What a distribution says that it brings can be had from where it is installed."""
+    project = tomllib.loads((plugin / "pyproject.toml").read_text("utf-8"))["project"]
+    offers = [(group, name) for group, names in project["entry-points"].items() for name in names]
+
+    assert offers
+    assert [offer for offer in offers if find(*offer, EventBusError) is None] == []
+
+
+def test_there_are_plugins_to_look_at() -> None:
+    """The rules about plugins can fail."""
+    assert len(PLUGINS) >= 1

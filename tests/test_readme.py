@@ -1,4 +1,4 @@
-"""Runs every Python block of the README, and holds what it prints against the block below it."""
+"""Runs every Python block of the READMEs, and holds what it prints against the block below it."""
 
 import ast
 import codeop
@@ -15,14 +15,17 @@ from typing import Any
 import anyio
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+READMES = [README, *sorted(ROOT.glob("plugins/*/README.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Code of the README, where it stands, and what it promises to print."""
+    """Code of a README, where it stands, and what it promises to print."""
 
+    file: Path
     line: int
     code: str
     output: str
@@ -36,24 +39,26 @@ class Block:
         """Run it; what awaits at its top level comes back as a coroutine."""
         source = "\n" * self.line + self.code  # so that a traceback shows the README's lines
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        return eval(compile(source, README, "exec", flags), namespace)  # noqa: S307 - ours
+        return eval(compile(source, self.file, "exec", flags), namespace)  # noqa: S307 - ours
 
 
-def collect() -> list[Block]:
-    """Find the blocks, in their order."""
-    text = README.read_text("utf-8")
+def collect(file: Path) -> list[Block]:
+    """Find the blocks of a README, in their order."""
+    text = file.read_text("utf-8")
     return [
-        Block(text[: found.start()].count("\n") + 1, found[1], found[2] or "")
+        Block(file, text[: found.start()].count("\n") + 1, found[1], found[2] or "")
         for found in BLOCK.finditer(text)
     ]
 
 
-PROGRAMS = [block for block in collect() if block.is_program]
-SNIPPETS = [block for block in collect() if not block.is_program]
+PROGRAMS = [block for file in READMES for block in collect(file) if block.is_program]
+SNIPPETS = [block for block in collect(README) if not block.is_program]
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"line_{program.line}")
+@pytest.mark.parametrize(
+    "program", PROGRAMS, ids=lambda program: f"{program.file.parent.name}_{program.line}"
+)
 def test_a_program_runs(
     program: Block,
     backend: str,
@@ -113,6 +118,15 @@ def test_no_block_is_overlooked() -> None:
     """The README shows code in blocks that these tests find, and programs among them."""
     fences = re.findall(r"^```(\w+)$", README.read_text("utf-8"), re.MULTILINE)
 
-    assert len(collect()) == fences.count("python")
-    assert sum(bool(block.output) for block in collect()) == fences.count("text")
+    assert len(collect(README)) == fences.count("python")
+    assert sum(bool(block.output) for block in collect(README)) == fences.count("text")
     assert len(PROGRAMS) >= 2
+
+
+@pytest.mark.parametrize("file", READMES[1:], ids=lambda file: file.parent.name)
+def test_a_plugin_shows_whole_programs(file: Path) -> None:
+    """All that a plugin's README shows runs by itself, and says what it prints."""
+    blocks = collect(file)
+
+    assert blocks
+    assert [block.line for block in blocks if not (block.is_program and block.output)] == []
