@@ -25,12 +25,17 @@ class ManualClock:
 
     def __init__(self) -> None:
         self._monotonic = 1_000.0
+        self._wall_offset = 1_699_999_000.0
         self._sleepers: list[_Sleeper] = []
         self._order = count()
 
     def now(self) -> float:
         """Tell the wall time, in seconds since the epoch."""
-        return 1_699_999_000.0 + self._monotonic
+        return self._wall_offset + self._monotonic
+
+    def set_wall(self, seconds: float) -> None:
+        """Set the wall clock forward, or back, by that many seconds: no time passes."""
+        self._wall_offset += seconds
 
     def monotonic(self) -> float:
         """Tell the time in seconds that never goes back."""

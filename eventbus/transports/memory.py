@@ -150,9 +150,10 @@ class MemoryTransport:
             _abandon(subscription, again)
             retry.then()
 
-        timer = self._timers.call_later(retry.delay, come_back, drop=stay_away)
-        if self._deadline is not None and timer.due > self._deadline:
-            self._timers.drop(timer)
+        if self._deadline is not None and self._clock.monotonic() + retry.delay > self._deadline:
+            stay_away()
+        else:
+            self._timers.call_later(retry.delay, come_back, drop=stay_away)
 
     def set_deadline(self, deadline: float) -> None:
         """Abandon every retry due later than that, of now and from now on."""
