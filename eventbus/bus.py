@@ -84,6 +84,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         queue_size: Places in the queue of each subscription that does not say itself.
         overflow: What happens when they are taken, likewise.
         drain_timeout: Seconds that leaving the block may take to finish what was accepted.
+        schedule_size: How many messages may be scheduled for later at once.
         threads: How many handlers that are not async may run at once.
         clock: Where the time comes from, for tests.
         name: What the bus is called, in logs.
@@ -109,21 +110,31 @@ class EventBus(Registering, Publishing, Generic[C]):
         queue_size: int = 1024,
         overflow: Overflow = "block",
         drain_timeout: float | timedelta = 30.0,
+        schedule_size: int = 1_000_000,
         threads: int = 40,
         clock: Clock | None = None,
         name: str | None = None,
     ) -> None:
         check_positive("queue_size", queue_size)
         check_positive("threads", threads)
+        check_positive("schedule_size", schedule_size)
         check_overflow("overflow", overflow)
         self.name = "eventbus" if name is None else name
         self.clock: Clock = clock or SystemClock()
-        self.activity = Activity()
+        self._activity = Activity()
         self._drain_seconds = seconds_of("drain_timeout", drain_timeout)
         self._timers = Timers(self.clock)
         self._bus_transport = transport_for(url, self.clock, self._timers)
         known = Contracts(contracts)
-        Publishing.__init__(self, self._bus_transport, known, self.clock, publish_middleware)
+        Publishing.__init__(
+            self,
+            self._bus_transport,
+            known,
+            self.clock,
+            publish_middleware,
+            timers=self._timers,
+            schedule_size=schedule_size,
+        )
         self._registry = Registry(
             self,
             self._bus_transport,
@@ -249,7 +260,7 @@ class EventBus(Registering, Publishing, Generic[C]):
     # --- waiting ----------------------------------------------------------------------------
 
     async def join(self) -> None:
-        """Wait until nothing is queued, running, retrying or waiting to be queued.
+        """Wait until nothing is queued, running, retrying, scheduled or waiting to be queued.
 
         It does not wait for iterators. A checkpoint; cancelling it changes nothing.
 
@@ -262,8 +273,9 @@ class EventBus(Registering, Publishing, Generic[C]):
     async def drain(self) -> None:
         """Refuse what is new and finish what was accepted: the first half of leaving the block.
 
-        Handlers may still publish. Gives up after `drain_timeout` seconds: retries due later are
-        abandoned at once. Final until the bus is started again; repeating it waits again.
+        Handlers may still publish. Gives up after `drain_timeout` seconds: retries and scheduled
+        messages due later are abandoned at once. Final until the bus is started again; repeating it
+        waits again.
 
         Raises:
             DeadlockError: Called by a handler of this bus, which would wait for itself.
@@ -275,7 +287,9 @@ class EventBus(Registering, Publishing, Generic[C]):
         if not self._is_live:
             return
         self._enter(Phase.DRAINING)
-        self._bus_transport.set_deadline(self.clock.monotonic() + self._drain_seconds)
+        deadline = self.clock.monotonic() + self._drain_seconds
+        self._schedule.set_deadline(deadline)
+        self._bus_transport.set_deadline(deadline)
         with self._patience():
             await self.activity.wait_idle()
         if self._phase is Phase.DRAINING:  # Race: it may have been stopped, and started again.
@@ -319,9 +333,9 @@ class EventBus(Registering, Publishing, Generic[C]):
     def stats(self) -> BusStats:
         """Read the figures of the bus and of each subscription; also after it was closed."""
         subscriptions = self._registry.subscriptions.values()
-        return read_bus(
-            self.published, self.unmatched, self._registry.ended, subscriptions, self.clock.now()
-        )
+        gone = self.unrouted
+        gone.add(self._registry.ended)
+        return read_bus(self.published, self.unmatched, gone, subscriptions, self.clock.now())
 
     async def dead_letters(
         self, subscription: str | None = None, *, limit: int = 100, before: str | None = None
@@ -373,6 +387,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         self._registry.begin()
         self._runtime = Runtime(self, self.clock, self._timers, threads=self._most_threads)
         await self._runtime.start()
+        self._schedule.begin()
         await self._bus_transport.__aenter__()
         self._enter(Phase.RUNNING)
         return self
@@ -402,7 +417,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             raise
         finally:
             self._timers.clear()
-            abandoned = self._registry.stop()
+            abandoned = self._registry.stop() + self._schedule.stop()
             if abandoned:
                 logger.warning("%r ended with %d deliveries abandoned", self, abandoned)
             await self._bus_transport.__aexit__(None, None, None)
@@ -452,6 +467,11 @@ class EventBus(Registering, Publishing, Generic[C]):
             )
 
     # --- what its parts ask of it -----------------------------------------------------------
+
+    @property
+    def activity(self) -> Activity:
+        """Where queues with work, and what else is to be waited for, are counted."""
+        return self._activity
 
     @property
     def runtime(self) -> Runtime:

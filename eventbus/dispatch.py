@@ -97,7 +97,7 @@ async def deliver(  # noqa: C901 - see below
     subscription, where = worker.subscription, worker.subscription.options.where
     take, pristine = queue.quick_take, worker.pristine
     while await _has_work(worker, queue):
-        has_lanes = subscription.concurrency > 1 or bool(subscription.lanes)
+        is_gated = subscription.has_lanes or subscription.may_expire
         for _ in worker.begin_burst(_share(worker, queue)):
             try:
                 entry = take()
@@ -108,7 +108,7 @@ async def deliver(  # noqa: C901 - see below
                 queue.refill()
             worker.current = entry
             try:
-                if has_lanes and not _enter_lane(worker, entry):
+                if is_gated and not _may_start(worker, entry):
                     continue
                 if where is not None and not where(entry.event):
                     subscription.counts.skipped += 1
@@ -132,7 +132,7 @@ async def deliver(  # noqa: C901 - see below
                     return Ending.OVERDUE
                 await settle(worker, entry, error)
                 return _ending(worker)  # also since a retry may have closed a lane
-            if has_lanes:
+            if is_gated:
                 _leave_lane(worker)
             try:  # 25 ns, where a task of its own per delivery would cost 3,000
                 is_tainted = copy_context() != pristine
@@ -281,6 +281,22 @@ def _raise_cancellation(error: BaseException) -> None:
 
 def _is_no_failure(error: BaseException) -> bool:
     return not isinstance(error, (Exception, BaseExceptionGroup))
+
+
+# --- What decides before an attempt ---------------------------------------------------------------
+
+
+def _may_start(worker: Worker, entry: Entry) -> bool:
+    """Ask whether an entry begins now; else it is counted as what it is, and no attempt."""
+    subscription = worker.subscription
+    if subscription.may_expire and subscription.has_expired(entry):
+        worker.uncount()
+        worker.current = None
+        worker.lane = entry.lane if isinstance(entry, Delivery) else None
+        subscription.counts.expired += 1
+        _leave_lane(worker)
+        return False
+    return not subscription.has_lanes or _enter_lane(worker, entry)
 
 
 # --- Lanes ----------------------------------------------------------------------------------------

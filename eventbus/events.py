@@ -40,6 +40,9 @@ class _Contexts(Generic[M_co]):
                 await queue.wait()
             lagged = self._subscription.take_lagged(queue)
             entry = queue.take_nowait()
+            if self._subscription.has_expired(entry):
+                self._subscription.counts.expired += 1
+                continue
             self._subscription.counts.started += 1
             if await self._is_wanted(entry):
                 return self._context(entry, lagged)

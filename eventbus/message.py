@@ -8,6 +8,7 @@ __all__ = (
     "Message",
     "MessageChanges",
     "Receipt",
+    "Scheduled",
     "Traits",
     "converted",
     "delivery_of",
@@ -17,6 +18,7 @@ __all__ = (
 )
 
 from collections.abc import Mapping
+from copy import copy
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Protocol, TypeAlias, TypedDict, runtime_checkable
@@ -44,7 +46,27 @@ class Receipt(Protocol):
 
     @property
     def matched(self) -> int | None:
-        """How many subscriptions it reached; None where that is not known."""
+        """How many subscriptions it reached; None where that is not known, as before it is due."""
+        ...
+
+    def cancel(self) -> bool:
+        """Keep a scheduled message from going out.
+
+        True once; False if it has gone out, was cancelled before, or was never scheduled.
+        """
+        ...
+
+
+class Scheduled(Protocol):
+    """A message's place among those published for later."""
+
+    @property
+    def at(self) -> float:
+        """The wall time at which it is due, in seconds since the epoch, as it seemed at first."""
+        ...
+
+    def cancel(self) -> bool:
+        """Keep it from going out; True once."""
         ...
 
 
@@ -58,6 +80,8 @@ class Traits:
     correlation_id: str | None = None
     causation_id: str | None = None
     is_required: bool = False  # that at least one subscription matches
+    expires_at: float | None = None  # seconds since the epoch
+    scheduled: Scheduled | None = None
 
 
 def write_traits(
@@ -169,6 +193,19 @@ class Message:
         traits = self.head[3]
         return None if traits is None else traits.causation_id
 
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it is worth nothing any more, in UTC: a delivery not begun by then is left out."""
+        traits = self.head[3]
+        if traits is None or traits.expires_at is None:
+            return None
+        return datetime.fromtimestamp(traits.expires_at, UTC)
+
+    def cancel(self) -> bool:
+        """Keep it from going out, if it was published for later; True once."""
+        traits = self.head[3]
+        return traits is not None and traits.scheduled is not None and traits.scheduled.cancel()
+
     def replace(self, **changes: Unpack[MessageChanges]) -> "Message":
         """Make a copy with some fields changed; the publish time and the id stay unless given."""
         traits = write_traits(
@@ -178,9 +215,21 @@ class Message:
             correlation_id=changes.get("correlation_id", self.correlation_id),
             causation_id=changes.get("causation_id", self.causation_id),
         )
-        traits.is_required = self.head[3] is not None and self.head[3].is_required
+        if (own := self.head[3]) is not None:
+            traits.is_required, traits.expires_at = own.is_required, own.expires_at
+            traits.scheduled = own.scheduled
         topic = changes.get("topic", self.topic)
         return write_message((topic, *self.head[1:3], traits), changes.get("payload", self.payload))
+
+    def without_expiry(self) -> "Message":
+        """Give the same message as one that is always worth something."""
+        traits = self.head[3]
+        if traits is None or traits.expires_at is None:
+            return self
+        traits.id = self.id
+        lasting = copy(traits)
+        lasting.expires_at = None
+        return write_message((*self.head[:3], lasting), self.payload)
 
     def __repr__(self) -> str:
         """Show where it went and which one it is; never the payload, which may be secret."""

@@ -8,6 +8,7 @@ a publish nothing.
 
 __all__ = ("Publishing",)
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast, overload
 
@@ -28,12 +29,17 @@ from eventbus.middleware.chain import (
     run_without_waiting,
 )
 from eventbus.publishing import PublishOptions, caused_by, traits_of
-from eventbus.queue import Waiter, wait_for_places
+from eventbus.queue import Activity, Waiter, wait_for_places
+from eventbus.schedule import Later, Schedule
+from eventbus.subscription import Counts
+from eventbus.timers import Timers
 from eventbus.topics import check_topic, is_reserved
 from eventbus.transports.memory import MemoryTransport
 from eventbus.transports.route import Route
 
 M = TypeVar("M")
+
+logger = logging.getLogger("eventbus")
 
 ROUTES_KEPT = 8192
 QUEUES_KEPT = 1_000_000  # in all routes together: 100,000 subscriptions to `>` are one route each
@@ -49,16 +55,21 @@ class Publishing:
         contracts: Contracts,
         clock: Clock,
         middleware: Iterable[PublishMiddleware],
+        *,
+        timers: Timers,
+        schedule_size: int,
     ) -> None:
         self.contracts = contracts
         self.unmatched = 0
         self._published_here = 0
         self._published_otherwise = 0
+        self._lost = 0
         self._transport = transport
         self._now = clock.now
         self._routes: BoundedCache[Topic[Any] | str, Route] = BoundedCache(ROUTES_KEPT)
         self._recent_routes = self._routes.young
         self._queues_kept = 0
+        self._schedule = Schedule(schedule_size, clock, timers, self.activity, self._send_late)
         self._layers = check_publish_middleware(middleware)
         self._send = compose_publish(self._layers, self._accept)
         self._send_now = compose_publish(self._layers, self._accept_now)
@@ -80,15 +91,19 @@ class Publishing:
         Cancelled while it waits, the event may have reached some subscriptions, and none twice.
         That nobody matches is no error. A checkpoint when it waits, and at least every 128 calls.
 
+        With `delay=` or `at=` it returns once the event is checked and kept; who subscribes when it
+        is due gets it, unless the receipt's `cancel` was called.
+
         Example:
             >>> receipt = await bus.publish(ORDER_CREATED, OrderCreated(order_id="o-1"), key="o-1")
 
         Raises:
             InvalidTopic: No topic, or one of the bus's own.
             InvalidEvent: Not what the topic's contract says; nothing was delivered.
-            InvalidOption: An unknown option, or a key, header or id that cannot travel.
+            InvalidOption: An unknown option, or a key, header, id or time that cannot be used.
             UnknownTopic: The contracts of the bus do not name it.
-            QueueFull: A subscription with `overflow="fail"` has no room; nothing was delivered.
+            QueueFull: A subscription with `overflow="fail"` has no room, and nothing was delivered;
+                or `schedule_size` messages are scheduled already.
             NoSubscribers: `require=True`, and nobody matches.
             DeadlockError: In a handler: only it, or handlers that wait so, could make room.
             NotStarted, BusClosed: The bus is not running, or draining.
@@ -142,8 +157,8 @@ class Publishing:
         """Publish without waiting.
 
         Raises:
-            QueueFull: A queue that `publish` would wait for, or that refuses, has no room; nothing
-                was delivered.
+            QueueFull: A queue that `publish` would wait for, or that refuses, has no room, and
+                nothing was delivered; or `schedule_size` messages are scheduled already.
             InvalidOption: As `publish`; also when a publish middleware wants to wait.
             InvalidTopic, InvalidEvent, UnknownTopic, NoSubscribers, NotStarted, BusClosed: As
                 `publish`.
@@ -197,12 +212,11 @@ class Publishing:
 
         A handler that is not async calls this from its thread: so routes are left alone.
         """
-        traits = caused_by(cause, traits_of(options))
+        now = self._now()
+        traits = caused_by(cause, traits_of(options, now))
         name = self._name_of(topic)
-        contract = self.contracts.schema_for(name)
-        if contract is not None:
-            contract.check(name, event)
-        return write_message((name, self._now(), None, traits), event)
+        self._check(name, event)
+        return write_message((name, now, None, traits), event)
 
     async def send(self, message: Message) -> None:
         """Send what a handler published, through the publish middleware."""
@@ -213,10 +227,20 @@ class Publishing:
         """How many messages have been accepted."""
         return self._published_here + self._published_otherwise
 
+    @property
+    def unrouted(self) -> Counts:
+        """What became of accepted messages that never reached a subscription."""
+        return Counts(lost=self._lost, abandoned=self._schedule.abandoned)
+
     def forget_routes(self) -> None:
         """Work all routes out anew: who listens, a contract or the bus's state has changed."""
         self._routes.clear()
         self._queues_kept = 0
+
+    @property
+    def activity(self) -> Activity:
+        """Where work is counted."""
+        raise NotImplementedError
 
     def require_open(self) -> None:
         """Raise unless the bus takes messages from this caller now."""
@@ -251,23 +275,55 @@ class Publishing:
 
     def _write(self, topic: Topic[Any] | str, event: object, options: PublishOptions) -> Message:
         self.require_open()
-        traits = traits_of(options)
-        return write_message((self._name_of(topic), self._now(), None, traits), event)
+        now = self._now()
+        traits = traits_of(options, now)
+        return write_message((self._name_of(topic), now, None, traits), event)
 
     async def _accept(self, message: Message) -> Receipt:
+        if (later := _later_of(message)) is not None:
+            return self._accept_for_later(message, later)
         route = self._recent_routes.get(message.topic) or await self._find_route(message.topic)
+        _tell_expiry(route, message)
         await wait_for_places(route.feed(message))
         note_matched(message, route.matched)
         self._count(route, 1)
         return message
 
     async def _accept_now(self, message: Message) -> Receipt:
+        if (later := _later_of(message)) is not None:
+            return self._accept_for_later(message, later)
         route = self._route(message.topic)
         route.check(message.payload)
+        _tell_expiry(route, message)
         route.feed_all([message], may_wait=False)
         note_matched(message, route.matched)
         self._count(route, 1)
         return message
+
+    def _accept_for_later(self, message: Message, later: Later) -> Receipt:
+        self.require_open()
+        self._check(self._name_of(message.topic), message.payload)
+        self._schedule.add(message, later)
+        self._published_otherwise += 1
+        return message
+
+    def _send_late(self, message: Message) -> Sequence[Waiter[Entry]]:
+        """Put a message into the queues when its publisher has gone; give what has to wait."""
+        try:
+            route = self._look_up(message.topic)
+            _tell_expiry(route, message)
+            waiters = route.feed_late(message)
+        except EventBusError as error:  # a contract that was stated after it had passed the door
+            self._lost += 1
+            logger.error("%r is lost, as nobody is left to be told: %s", message, error)
+            return ()
+        self.unmatched += not route.matched
+        return waiters
+
+    def _check(self, topic: str, event: object) -> None:
+        contract = self.contracts.schema_for(topic)
+        if contract is not None:
+            contract.check(topic, event)
 
     def _count(self, route: Route, messages: int) -> None:
         self._published_otherwise += messages
@@ -286,6 +342,9 @@ class Publishing:
 
     def _route(self, topic: Topic[Any] | str) -> Route:
         self.require_open()
+        return self._look_up(topic)
+
+    def _look_up(self, topic: Topic[Any] | str) -> Route:
         name = self._name_of(topic)
         route = self._routes.get(topic)
         if route is None:
@@ -314,6 +373,17 @@ class Publishing:
         if is_reserved(name):
             raise InvalidTopic(f"{name!r} is the bus's own: publish to a topic without the '$'")
         return name
+
+
+def _later_of(message: Message) -> Later | None:
+    traits = message.head[3]
+    return traits.scheduled if traits is not None and isinstance(traits.scheduled, Later) else None
+
+
+def _tell_expiry(route: Route, message: Message) -> None:
+    traits = message.head[3]
+    if traits is not None and traits.expires_at is not None:
+        route.expect_expiry()
 
 
 def _require(receipt: Receipt, traits: Traits | None) -> None:

@@ -4,11 +4,14 @@ __all__ = ("PublishOptions", "caused_by", "did_you_mean", "traits_of")
 
 import unicodedata
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import TypedDict, TypeGuard
 
+from eventbus.clock import seconds_of
 from eventbus.errors import InvalidOption
 from eventbus.message import Message, Traits, write_traits
+from eventbus.schedule import Later
 
 MAX_HEADERS = 64
 MAX_HEADER_NAME = 64
@@ -23,11 +26,18 @@ class PublishOptions(TypedDict, total=False):
 
     `key` orders the message among those of the same key; `headers` travel beside the payload; `id`
     replaces the generated one; `require=True` makes it an error that no subscription matches.
+
+    `delay` (seconds or a timedelta) and `at` (a datetime with a time zone) keep it until then; what
+    is due already goes out at once. `expires` (seconds or a timedelta, counted from when it is due)
+    leaves out each delivery that has not begun by then.
     """
 
     key: str | None
     headers: Mapping[str, str] | None
     id: str | None
+    delay: float | timedelta | None
+    at: datetime | None
+    expires: float | timedelta | None
     require: bool
 
 
@@ -40,11 +50,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def traits_of(options: PublishOptions) -> Traits | None:
-    """Check the options of one publish; None when they leave nothing to note.
+def traits_of(options: PublishOptions, now: float) -> Traits | None:
+    """Check the options of one publish at that wall time; None when they leave nothing to note.
 
     Raises:
-        InvalidOption: An unknown option, or a key, header or id that cannot travel.
+        InvalidOption: An unknown option, a key, header or id that cannot travel, or a time that is
+            none; also options that contradict each other.
     """
     if not options:
         return None
@@ -62,6 +73,7 @@ def traits_of(options: PublishOptions) -> Traits | None:
         _check_headers(headers)
     traits = write_traits(id=options.get("id"), key=options.get("key"), headers=headers)
     traits.is_required = options.get("require", False)
+    _note_times(traits, options, now)
     return traits
 
 
@@ -71,6 +83,52 @@ def caused_by(cause: Message, traits: Traits | None) -> Traits:
     traits.causation_id = cause.id
     traits.correlation_id = cause.correlation_id or cause.id
     return traits
+
+
+def _note_times(traits: Traits, options: PublishOptions, now: float) -> None:
+    traits.scheduled = later = _later(options, now)
+    if later is not None and traits.is_required:
+        raise InvalidOption("require=True: who subscribes when it is due is not known yet")
+    expires = options.get("expires")
+    if expires is None:
+        return
+    seconds = seconds_of("expires", expires)
+    if not seconds:
+        raise InvalidOption(f"expires={expires!r}: give more than 0, or nobody would get it")
+    traits.expires_at = (now if later is None else later.at) + seconds
+    _check_date("expires", expires, traits.expires_at)
+
+
+def _later(options: PublishOptions, now: float) -> Later | None:
+    """Read when a message is to go out; None if that is now."""
+    delay, at = options.get("delay"), options.get("at")
+    if delay is not None and at is not None:
+        raise InvalidOption(f"delay={delay!r} and at={at!r}: give one of them")
+    if at is not None:
+        moment = _seconds_at(at)
+        return Later(moment, None) if moment > now else None
+    if delay is None:
+        return None
+    seconds = seconds_of("delay", delay)
+    _check_date("delay", delay, now + seconds)
+    return Later(now + seconds, seconds) if seconds else None
+
+
+def _seconds_at(at: object) -> float:
+    if not isinstance(at, datetime):
+        raise InvalidOption(f"at={at!r}: give a datetime with a time zone")
+    if at.utcoffset() is None:
+        raise InvalidOption(
+            f"at={at!r} has no time zone: give one, as datetime(..., tzinfo=UTC), or use delay="
+        )
+    return at.timestamp()
+
+
+def _check_date(word: str, duration: object, moment: float) -> None:
+    try:
+        datetime.fromtimestamp(moment, UTC)
+    except (OverflowError, ValueError, OSError):
+        raise InvalidOption(f"{word}={duration!r} ends after the year 9999: give less") from None
 
 
 def _check_text(what: str, text: object, most_bytes: int) -> None:

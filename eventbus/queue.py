@@ -81,24 +81,36 @@ class Activity:
 class Waiter(Generic[T]):
     """A publisher that waits with its entry for a place in one queue."""
 
-    __slots__ = ("_admitted", "_queue", "_refusal", "_task", "entry", "is_taken")
+    __slots__ = (
+        "_is_settled",
+        "_queue",
+        "_refusal",
+        "_settled",
+        "_task",
+        "_then",
+        "entry",
+        "is_taken",
+    )
 
     def __init__(self, queue: "DeliveryQueue[T]", entry: T) -> None:
         self.entry = entry
         self._queue = queue
-        self._task: TaskInfo = get_current_task()
-        self._admitted = Event()
+        self._task: TaskInfo | None = get_current_task()
+        self._is_settled = False
+        self._settled: Event | None = None  # made by a task that waits
+        self._then: Callable[[bool], None] | None = None
         self._refusal: EventBusError | None = None
         self.is_taken = False
 
     def is_gone(self) -> bool:
         """Tell whether the publisher was cancelled or refused, even if it has not run since."""
-        return self._refusal is not None or self._task.has_pending_cancellation()
+        is_cancelled = self._task is not None and self._task.has_pending_cancellation()
+        return is_cancelled or self._refusal is not None
 
     @property
     def is_pending(self) -> bool:
         """Whether the publisher still waits."""
-        return not (self._admitted.is_set() or self.is_gone())
+        return not (self._is_settled or self.is_gone())
 
     def blockers(self) -> Sequence[Server]:
         """Name whom the place depends on, see `DeliveryQueue`; none if it may come anyway."""
@@ -107,16 +119,31 @@ class Waiter(Generic[T]):
     def admit(self) -> None:
         """Let the publisher go on: its entry is in the queue."""
         self.is_taken = True
-        self._admitted.set()
+        self._settle()
 
     def dismiss(self) -> None:
         """Let the publisher go on, though nobody will ever want its entry."""
-        self._admitted.set()
+        self._settle()
 
     def refuse(self, error: EventBusError) -> None:
         """Tell the publisher that its entry is not taken, and why."""
         self._refusal = error
-        self._admitted.set()
+        self._settle()
+
+    def then(self, tell: Callable[[bool], None]) -> None:
+        """Stay in line without a task that waits: tell, once, whether it was not refused."""
+        self._task = None
+        self._then = tell
+        if self._is_settled:
+            self._settle()
+
+    def _settle(self) -> None:
+        self._is_settled = True
+        if self._settled is not None:
+            self._settled.set()
+        tell, self._then = self._then, None
+        if tell is not None:
+            tell(self._refusal is None)
 
     def withdraw(self) -> None:
         """Take the entry back, unless it has moved up already; idempotent."""
@@ -129,8 +156,9 @@ class Waiter(Generic[T]):
             BusClosed: The bus stopped first; the entry did not reach this queue.
             DeadlockError: The place would never have come.
         """
-        if not self._admitted.is_set():  # Race: being cancelled now would deny what has happened.
-            await self._admitted.wait()
+        if not self._is_settled:  # Race: being cancelled now would deny what has happened.
+            self._settled = Event()
+            await self._settled.wait()
         if self._refusal is not None:
             await checkpoint()  # who tries again and again must let the others run
             raise self._refusal
@@ -250,6 +278,12 @@ class DeliveryQueue(Generic[T]):
             self._append(entry)
             return None
         return self._overflow(entry)
+
+    def enter(self, entry: T) -> Waiter[T] | None:
+        """Take an entry that nobody can be told was refused: where `fail` would, it lines up."""
+        if self.overflow == "fail" and not self.is_closed and not self.has_room_for([entry]):
+            return self.line_up(entry)
+        return self.offer(entry)
 
     def offer_all(self, entries: Sequence[T]) -> list[Waiter[T]]:
         """Take entries in their order, together where there is room for them together."""

@@ -5,7 +5,7 @@ __all__ = ("BusStats", "SubscriptionStats", "read_bus", "read_subscription")
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
-from eventbus.message import Delivery
+from eventbus.message import Delivery, Message
 from eventbus.subscription import Counts, Subscription
 
 
@@ -14,7 +14,8 @@ class SubscriptionStats:
     """What one subscription has done, and what waits for it.
 
     `delivered` counts attempts started, `failed` attempts failed, `filtered` what `where=` or
-    middleware held back (never part of `succeeded`), `in_flight` handlers running. `queue_depth`
+    middleware held back (never part of `succeeded`), `expired` what was left out because its time
+    had passed, `in_flight` handlers running. `queue_depth`
     counts what is queued, waiting for a retry, or set aside behind its key; `lag` adds what blocked
     publishers hold. `oldest_age` is in seconds, 0 when nothing is queued.
     """
@@ -27,6 +28,7 @@ class SubscriptionStats:
     dead_lettered: int
     lost: int
     dropped: int
+    expired: int
     invalid: int
     filtered: int
     abandoned: int
@@ -54,6 +56,7 @@ class BusStats:
     dead_lettered: int
     lost: int
     dropped: int
+    expired: int
     invalid: int
     filtered: int
     abandoned: int
@@ -120,6 +123,7 @@ def _derived(counts: Counts, *, in_flight: int, uncounted: int) -> dict[str, int
         "dead_lettered": counts.dead_lettered,
         "lost": counts.lost,
         "dropped": counts.dropped,
+        "expired": counts.expired,
         "invalid": counts.invalid,
         "filtered": counts.skipped + counts.filtered,
         "abandoned": counts.abandoned,
@@ -133,4 +137,10 @@ def _oldest_age(subscription: Subscription, now: float) -> float:
         return 0.0
     oldest = queue.items[0]
     message = oldest.message if isinstance(oldest, Delivery) else oldest
-    return max(0.0, now - message.seconds)
+    return max(0.0, now - _queued_at(message))
+
+
+def _queued_at(message: Message) -> float:
+    traits = message.head[3]
+    scheduled = None if traits is None else traits.scheduled
+    return message.seconds if scheduled is None else scheduled.at

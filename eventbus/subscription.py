@@ -42,6 +42,7 @@ class Counts:
     lost: int = 0
     invalid: int = 0
     abandoned: int = 0
+    expired: int = 0
     dropped: int = 0  # by queues that are gone; the living one counts its own
 
     def add(self, other: "Counts") -> None:
@@ -206,6 +207,7 @@ class Subscription:
         "host",
         "is_group",
         "lanes",
+        "may_expire",
         "members",
         "name",
         "options",
@@ -244,6 +246,7 @@ class Subscription:
         self.queue: DeliveryQueue[Entry] | None = None
         self.lanes: Lanes[Entry] | None = None
         self.workers: list[Worker] = []
+        self.may_expire = False  # whether a message that can was ever on its way to the queue
         self.seen_dropped = 0
 
     # --- what its policies say --------------------------------------------------------------
@@ -290,6 +293,25 @@ class Subscription:
     ) -> Message:
         """Check what a handler publishes, and write its message."""
         return self.host.prepare(topic, event, options, cause)
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether keys matter: alone, a worker has those that queue in order by itself."""
+        return self.concurrency > 1 or bool(self.lanes)
+
+    def expect_expiry(self) -> None:
+        """Look, from the next entry on, whether each has expired."""
+        if not self.may_expire:
+            self.may_expire = True
+            for worker in self.workers:
+                worker.end_burst()  # Race: the entries of a burst may be others than it began with
+
+    def has_expired(self, entry: Entry) -> bool:
+        """Tell whether it is too late to begin an entry."""
+        message = entry.message if isinstance(entry, Delivery) else entry
+        traits = message.head[3]
+        expires_at = None if traits is None else traits.expires_at
+        return expires_at is not None and self.host.clock.now() >= expires_at
 
     # --- its life --------------------------------------------------------------------------
 

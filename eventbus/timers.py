@@ -47,12 +47,20 @@ class Due(Protocol):
 class Timer:
     """Two callbacks, of which one is called, or none."""
 
-    __slots__ = ("drop", "fire", "heap")
+    __slots__ = ("_drop", "_fire", "heap")
 
     def __init__(self, fire: Callable[[], None], drop: Callable[[], None]) -> None:
-        self.fire = fire
-        self.drop = drop
+        self._fire = fire
+        self._drop = drop
         self.heap: Heap | None = None
+
+    def fire(self) -> None:
+        """Call the one."""
+        self._fire()
+
+    def drop(self) -> None:
+        """Call the other."""
+        self._drop()
 
 
 class Heap:

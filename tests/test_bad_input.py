@@ -210,7 +210,7 @@ def test_a_policy_that_cannot_be_is_refused(make: Callable[[], object], flaw: st
     ("option", "flaw"),
     [
         ({"kee": "k"}, r"'kee'.*did you mean 'key'\?"),
-        ({"delay": 5.0}, "'delay'"),
+        ({"dealy": 5.0}, "'dealy'.*did you mean 'delay'"),
         ({"reply_to": "x"}, "'reply_to'"),
         ({"key": 5}, "key=5"),
         ({"key": ""}, "key=''"),

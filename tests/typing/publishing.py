@@ -1,5 +1,6 @@
 """Publishing to a topic takes its model; publishing to text takes models, mappings and bytes."""
 
+from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
 from eventbus import EventBus, Receipt
@@ -32,6 +33,12 @@ async def with_options() -> None:
     event = Created(order_id="o-1")
     await bus.publish(CREATED, event, key="o-1", headers={"tenant": "a"}, id="m-1", require=True)
     await bus.publish("orders.created", {}, key=None, headers=None, id=None, require=False)
+    await bus.publish(CREATED, event, delay=5.0, expires=timedelta(minutes=1))
+    await bus.publish("orders.created", {}, delay=timedelta(hours=1), at=None, expires=5)
+    await bus.publish(CREATED, event, at=datetime.now(UTC), expires=None)
+    await bus.publish(CREATED, event, delay="5s")  # expect-error
+    await bus.publish(CREATED, event, at=1_900_000_000.0)  # expect-error
+    await bus.publish(CREATED, event, expires="soon")  # expect-error
     await bus.publish(CREATED, event, kee="o-1")  # expect-error
     await bus.publish(CREATED, event, key=1)  # expect-error
     await bus.publish(CREATED, event, headers={"tenant": 1})  # expect-error
@@ -43,6 +50,7 @@ async def with_options() -> None:
 def without_waiting(other: EventBus) -> None:
     assert_type(other.publish_nowait(CREATED, Created(order_id="o-1")), Receipt)
     other.publish_nowait("orders.created", {"order_id": "o-1"}, key="o-1")
+    other.publish_nowait("orders.created", {"order_id": "o-1"}, delay=5.0)
     other.publish_nowait(CREATED, Shipped(parcel="p-1"))  # expect-error
     other.publish_nowait("orders.created", 1)  # expect-error
     other.publish_nowait(CREATED, Created(order_id="o-1"), urgent=True)  # expect-error
@@ -66,4 +74,5 @@ async def receipts() -> None:
     assert_type(receipt.id, str)
     assert_type(receipt.topic, str)
     assert_type(receipt.matched, int | None)
+    assert_type(receipt.cancel(), bool)
     forgotten = bus.publish(CREATED, Created(order_id="o-1")).id  # expect-error
