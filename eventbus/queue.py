@@ -272,12 +272,13 @@ class DeliveryQueue(Generic[T]):
 
         A `fail` queue must have been asked for room first: here it drops, as nobody could be told.
         """
-        if self.is_closed:
-            return None
-        if not self.waiters and (self.depth < self.size or self._replaces(entry)):
-            self._append(entry)
-            return None
-        return self._overflow(entry)
+        if self.waiters or self.is_closed or self._latest is not None:
+            return self._offer_behind(entry)
+        if len(self.items) + self.held >= self.size:
+            return self._overflow(entry)
+        self.items.append(entry)
+        self._wake()
+        return None
 
     def enter(self, entry: T) -> Waiter[T] | None:
         """Take an entry that nobody can be told was refused: where `fail` would, it lines up."""
@@ -309,6 +310,15 @@ class DeliveryQueue(Generic[T]):
             # Race: it may have been the last to wait while the worker is parked. Were the limit
             # raised here without a look at that, later publishers would append and wake nobody.
             self.refill()
+
+    def _offer_behind(self, entry: T) -> Waiter[T] | None:
+        """Take an entry where others may be before it: who waits, or an older one of its key."""
+        if self.is_closed:
+            return None
+        if self.waiters or not (self.depth < self.size or self._replaces(entry)):
+            return self._overflow(entry)
+        self._append(entry)
+        return None
 
     def _overflow(self, entry: T) -> Waiter[T] | None:
         if self.overflow in {"block", "latest"}:
@@ -515,8 +525,9 @@ class DeliveryQueue(Generic[T]):
             self._idle or self._spare or self.waiters or self.is_closed or self._latest is not None
         )
         self.limit = self.size - self.held if has_shortcut else 0
-        is_busy = self._is_working() and not self.is_stopped
-        if is_busy != self._is_busy:
+        is_working = self.items or self.held or self.waiters or len(self._idle) < self._started
+        is_busy = bool(is_working) and not self.is_stopped
+        if is_busy is not self._is_busy:
             self._is_busy = is_busy
             self._tell(is_busy=is_busy)
 
@@ -536,36 +547,33 @@ class Lanes(Generic[T]):
     Entries set aside keep their place in the queue's size.
     """
 
-    __slots__ = ("_behind", "_queue")
+    __slots__ = ("_queue", "taken")
 
     def __init__(self, queue: DeliveryQueue[T]) -> None:
         self._queue = queue
-        self._behind: dict[str, deque[T] | None] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._behind)
+        self.taken: dict[str, deque[T] | None] = {}  # by key: who waits behind; for others to read
 
     @property
     def set_aside(self) -> int:
         """How many entries wait behind one of their key."""
-        return sum(len(behind) for behind in self._behind.values() if behind)
+        return sum(len(behind) for behind in self.taken.values() if behind)
 
     def enter(self, key: str, entry: T) -> bool:
         """Enter the key's lane; if it is taken, the entry waits behind and the answer is False."""
-        if key not in self._behind:
-            self._behind[key] = None
+        if key not in self.taken:
+            self.taken[key] = None
             return True
-        behind = self._behind[key]
+        behind = self.taken[key]
         if behind is None:
-            behind = self._behind[key] = deque()
+            behind = self.taken[key] = deque()
         behind.append(entry)
         self._queue.hold()
         return False
 
     def leave(self, key: str) -> T | None:
         """Leave the lane; who waited first behind inherits it, and is given to be restored."""
-        behind = self._behind.get(key)
+        behind = self.taken.get(key)
         if behind:
             return behind.popleft()
-        self._behind.pop(key, None)
+        self.taken.pop(key, None)
         return None

@@ -141,6 +141,6 @@ def _oldest_age(subscription: Subscription, now: float) -> float:
 
 
 def _queued_at(message: Message) -> float:
-    traits = message.head[3]
+    traits = message.head[2]
     scheduled = None if traits is None else traits.scheduled
     return message.seconds if scheduled is None else scheduled.at

@@ -147,6 +147,7 @@ class Worker:
     pristine: Variables | None = None
     burst: Iterator[int] = field(default_factory=lambda: iter(()))
     burst_size: int = 0
+    burst_begins: float = 0.0
     slice_ends: float = 0.0
     pace: int = 16
     task_id: int = 0
@@ -297,7 +298,7 @@ class Subscription:
     @property
     def has_lanes(self) -> bool:
         """Whether keys matter: alone, a worker has those that queue in order by itself."""
-        return self.concurrency > 1 or bool(self.lanes)
+        return self.concurrency > 1 or (self.lanes is not None and bool(self.lanes.taken))
 
     def expect_expiry(self) -> None:
         """Look, from the next entry on, whether each has expired."""
@@ -309,7 +310,7 @@ class Subscription:
     def has_expired(self, entry: Entry) -> bool:
         """Tell whether it is too late to begin an entry."""
         message = entry.message if isinstance(entry, Delivery) else entry
-        traits = message.head[3]
+        traits = message.head[2]
         expires_at = None if traits is None else traits.expires_at
         return expires_at is not None and self.host.clock.now() >= expires_at
 

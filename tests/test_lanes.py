@@ -85,7 +85,7 @@ async def test_a_lane_goes_to_who_waited_first() -> None:
 
     assert [lanes.leave("a"), lanes.leave("a")] == [2, 3]
     assert lanes.leave("a") is None
-    assert not lanes
+    assert not lanes.taken
 
 
 # --- Order within a key ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from anyio import CancelScope
 
 from eventbus import EventBus, Topic
-from eventbus._loop import is_foreign_cancellation, wake_up_type
+from eventbus._loop import WakeUp, is_foreign_cancellation, wake_up_type
 from eventbus.middleware import DeadLetter, Retry
 from tests.manual_clock import ManualClock
 
@@ -112,11 +112,16 @@ async def test_asyncios_cancellation_on_trio_is_foreign() -> None:
 # --- Waking up ------------------------------------------------------------------------------------
 
 
+async def wait_for(wake_up: WakeUp) -> None:
+    """Park as a worker does."""
+    await wake_up.wait()
+
+
 async def test_a_wake_up_ends_the_wait_for_it(clock: ManualClock) -> None:
     """Whoever waits goes on once it is set."""
     wake_up = wake_up_type()()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wake_up.wait)
+        tasks.start_soon(wait_for, wake_up)
         await clock.settle()
         wake_up.set()
 
@@ -133,7 +138,7 @@ async def test_a_wake_up_may_be_set_after_its_waiter_was_cancelled(clock: Manual
     """Who sets it need not know that nobody waits any more."""
     wake_up = wake_up_type()()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wake_up.wait)
+        tasks.start_soon(wait_for, wake_up)
         await clock.settle()
         tasks.cancel_scope.cancel()
     wake_up.set()
