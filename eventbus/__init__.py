@@ -1,6 +1,8 @@
 """A typed event bus: decorated handlers, checked contracts, back pressure, on asyncio and trio."""
 
 __all__ = (
+    "Ack",
+    "AlreadySettled",
     "BusClosed",
     "BusStats",
     "Clock",
@@ -40,6 +42,7 @@ from eventbus.clock import Clock, SystemClock
 from eventbus.context import Context, FailedDelivery, Payload
 from eventbus.contracts import RequestTopic, Topic
 from eventbus.errors import (
+    AlreadySettled,
     BusClosed,
     ContractError,
     DeadlockError,
@@ -61,4 +64,5 @@ from eventbus.events import Events
 from eventbus.message import Message, Receipt
 from eventbus.queue import Overflow
 from eventbus.router import Router, handles
+from eventbus.settling import Ack
 from eventbus.stats import BusStats, SubscriptionStats

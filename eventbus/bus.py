@@ -29,7 +29,7 @@ from eventbus.clock import Clock, SystemClock, seconds_of
 from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
-from eventbus.events import Events
+from eventbus.events import Desk, Events
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware
 from eventbus.plugins import transport_for
@@ -241,8 +241,9 @@ class EventBus(Registering, Publishing, Generic[C]):
     ) -> AbstractAsyncContextManager[Events[Any]]:
         """Subscribe for the length of a block, and take the events by iteration.
 
-        It hears what is published inside the block. When the bus drains, iteration ends with what
-        is queued; neither `join` nor `drain` waits for it.
+        It hears what is published inside the block. An event is done when the next is asked for, or
+        when the block ends normally; by an exception, what is in hand is abandoned. When the bus
+        drains, iteration ends with what is queued; neither `join` nor `drain` waits for it.
 
         Example:
             >>> async with bus.subscribe(ORDER_CREATED) as events:
@@ -447,9 +448,12 @@ class EventBus(Registering, Publishing, Generic[C]):
         self.require_open()
         subscription = self._registry.add_iterator(patterns, topics, model, options)
         self.forget_routes()
+        desk: Desk[Any] = Desk(subscription)
         try:
-            yield Events(subscription)
+            yield Events(desk)
+            await desk.settle()
         finally:
+            desk.release()
             self._registry.close(subscription)
             self._registry.forget(subscription)
             self.forget_routes()

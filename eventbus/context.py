@@ -1,22 +1,23 @@
 """What a handler or middleware may know and do about one delivery."""
 
-__all__ = ("OUTBOX_SIZE", "Context", "FailedDelivery", "Origin", "Payload")
+__all__ = ("OUTBOX_SIZE", "Context", "FailedDelivery", "Origin", "Payload", "decide", "verdict_on")
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from traceback import format_exception
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
 
 from pydantic import BaseModel
 from typing_extensions import Unpack
 
-from eventbus.clock import uuid7_text
+from eventbus.clock import seconds_of, uuid7_text
 from eventbus.contracts import Topic
-from eventbus.errors import QueueFull
+from eventbus.errors import AlreadySettled, InvalidOption, QueueFull
 from eventbus.message import Delivery, Entry, Message, Receipt
 from eventbus.publishing import PublishOptions
 from eventbus.schema import flaws_of
+from eventbus.settling import ACKED, Asked, Rejected, RetryAsked, Verdict
 from eventbus.topics import captures, is_reserved, matches
 
 M = TypeVar("M")
@@ -95,13 +96,13 @@ class Context(Generic[M_co]):
 
     # Filled field by field in `dispatch.deliver`, and all else computed when asked for: a context
     # is made per delivery once there is middleware, and an `__init__` would cost 0.5 A more.
-    __slots__ = ("entry", "is_handled", "lagged", "origin", "outbox")
+    __slots__ = ("asked", "entry", "is_handled", "lagged", "origin")
 
     entry: Entry
     origin: Origin
     lagged: int  # messages dropped from the subscription's queue since the delivery before
     is_handled: bool
-    outbox: list[Message] | None
+    asked: Asked | None
 
     @property
     def event(self) -> M_co:
@@ -121,7 +122,7 @@ class Context(Generic[M_co]):
 
     @property
     def last_attempt(self) -> bool:
-        """Whether a failure of this attempt is final."""
+        """Whether a failure of this attempt is final; with `ack="manual"`, a `retry` too."""
         return self.attempt >= self.origin.max_attempts
 
     @property
@@ -144,6 +145,15 @@ class Context(Generic[M_co]):
         if isinstance(self.entry, Delivery):
             return cast("FailedDelivery | None", self.entry.failure)
         return None
+
+    @property
+    def outbox(self) -> list[Message] | None:
+        """What the handler has published so far, which is not sent yet; None if nothing."""
+        return None if self.asked is None else self.asked.messages
+
+    @outbox.setter
+    def outbox(self, messages: list[Message]) -> None:
+        _asked(self).messages = messages
 
     @overload
     async def publish(
@@ -184,13 +194,86 @@ class Context(Generic[M_co]):
         return self._buffer(topic, event, options)
 
     def _buffer(self, topic: Topic[Any] | str, event: object, options: PublishOptions) -> Receipt:
-        if self.outbox is None:
-            self.outbox = []
-        if len(self.outbox) >= OUTBOX_SIZE:
+        messages = _asked(self).messages
+        if len(messages) >= OUTBOX_SIZE:
             raise QueueFull(
                 f"subscription {self.subscription!r} published {OUTBOX_SIZE} messages in one "
                 "delivery: publish the rest with bus.publish, or split the work"
             )
         message = self.origin.prepare(topic, event, options, self.message)
-        self.outbox.append(message)
+        messages.append(message)
         return message
+
+    async def ack(self) -> None:
+        """Settle this delivery as done.
+
+        A verdict takes effect when the handler has returned: an exception after it fails the
+        attempt as if it had not been given. It wins over what `ack="auto"` would do.
+
+        Raises:
+            AlreadySettled: It has a verdict, or `ack="first"` gave it one before the handler ran.
+        """
+        self.ack_nowait()
+
+    def ack_nowait(self) -> None:
+        """Do the same as `ack`, for handlers that are not async."""
+        decide(self, ACKED)
+
+    async def retry(self, delay: float | timedelta = 0.0) -> None:
+        """Have this delivery come again, `delay` seconds after the handler has returned.
+
+        A failed attempt: what it published is dropped. Where the attempts that `Retry` allows, or
+        `max_deliveries` without it, are used up, the delivery is given up on instead. See `ack`.
+
+        Raises:
+            AlreadySettled: As `ack`.
+            InvalidOption: The delay is less than nothing.
+        """
+        self.retry_nowait(delay)
+
+    def retry_nowait(self, delay: float | timedelta = 0.0) -> None:
+        """Do the same as `retry`, for handlers that are not async."""
+        decide(self, RetryAsked(seconds_of("delay", delay)))
+
+    async def reject(self, reason: str) -> None:
+        """Give this delivery up, whatever `Retry` says: a dead letter, where those are kept.
+
+        A failed attempt: what it published is dropped. See `ack`.
+
+        Raises:
+            AlreadySettled: As `ack`.
+            InvalidOption: The reason is no text.
+        """
+        self.reject_nowait(reason)
+
+    def reject_nowait(self, reason: str) -> None:
+        """Do the same as `reject`, for handlers that are not async."""
+        if not isinstance(cast("object", reason), str):
+            raise InvalidOption(f"reason={reason!r}: say in text why it is given up")
+        decide(self, Rejected(reason))
+
+
+def decide(context: Context[Any], verdict: Verdict) -> None:
+    """Give the verdict on a delivery.
+
+    Raises:
+        AlreadySettled: It has one.
+    """
+    asked = _asked(context)
+    if asked.verdict is not None:
+        raise AlreadySettled(
+            f"{context.subscription} says {verdict!r} to {context.message!r}, which is settled by "
+            f"{asked.verdict!r}: say one thing about a delivery, and nothing with ack='first'"
+        )
+    asked.verdict = verdict
+
+
+def verdict_on(context: Context[Any]) -> Verdict | None:
+    """Tell what was said about a delivery, so far."""
+    return None if context.asked is None else context.asked.verdict
+
+
+def _asked(context: Context[Any]) -> Asked:
+    if context.asked is None:
+        context.asked = Asked()
+    return context.asked

@@ -9,10 +9,19 @@ event; what only some subscriptions need (a context, keys, a policy that looks a
 others pay with a look at a local variable.
 """
 
-__all__ = ("Ending", "deliver", "give_up", "run_worker", "settle")
+__all__ = (
+    "Ending",
+    "carry_out",
+    "delay_of_next",
+    "deliver",
+    "give_up",
+    "retry_later",
+    "run_worker",
+    "settle",
+)
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from enum import Enum, auto
 from functools import partial
@@ -24,15 +33,16 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from eventbus._loop import is_foreign_cancellation
 from eventbus.clock import stopwatch
-from eventbus.context import Context, FailedDelivery
+from eventbus.context import Context, FailedDelivery, decide, verdict_on
 from eventbus.deadlocks import serve_here
 from eventbus.errors import HandlerTimeout, InvalidHandler
-from eventbus.message import Delivery, Entry, LaterDelivery, Message, delivery_of
-from eventbus.middleware import Retry
+from eventbus.message import Delivery, Entry, LaterDelivery, delivery_of
 from eventbus.middleware.chain import CallNext, compose, layers_of
 from eventbus.queue import DeliveryQueue
+from eventbus.retry import Backoff
+from eventbus.settling import ACKED, Asked, Failing, Rejected, RetryAsked, Unsettled
 from eventbus.subscription import Member, Subscription, Worker
-from eventbus.transports.base import Dead, RetryLater
+from eventbus.transports.base import Ack, Dead, RetryLater
 
 logger = logging.getLogger("eventbus")
 
@@ -120,11 +130,11 @@ async def deliver(  # noqa: C901 - see below
                     context.entry = entry
                     context.origin = subscription
                     context.lagged = queue.dropped and subscription.take_lagged(queue)
-                    context.outbox = None
+                    context.asked = None
                     context.is_handled = False
                     await link(context)
-                    if context.outbox is not None:
-                        await _send_all(subscription, context.outbox)  # type: ignore[unreachable]  # `link` filled it
+                    if context.asked is not None:
+                        await carry_out(subscription, context.asked)  # type: ignore[unreachable]  # `link` filled it
                     if not context.is_handled:
                         subscription.counts.filtered += 1
             except BaseException as error:  # noqa: BLE001 - raises again what is no failure
@@ -194,9 +204,17 @@ def _share(worker: Worker, queue: DeliveryQueue[Entry]) -> int:
     return min(worker.pace, -(-len(queue.items) // workers))
 
 
-async def _send_all(subscription: Subscription, outbox: Sequence[Message]) -> None:
-    for message in outbox:
-        await subscription.host.send(message)
+async def carry_out(subscription: Subscription, asked: Asked) -> None:
+    """Do what a handler asked for through its context, now that it has returned.
+
+    Raises:
+        Failing: Its verdict is that the attempt has failed.
+    """
+    if isinstance(asked.verdict, Failing):
+        raise asked.verdict
+    while asked.messages:
+        await subscription.host.send(asked.messages[0])
+        asked.messages.pop(0)
 
 
 # --- What becomes of a failed attempt -------------------------------------------------------------
@@ -207,57 +225,92 @@ async def settle(worker: Worker, entry: Entry, error: BaseException) -> None:
     subscription, delivery = worker.subscription, delivery_of(entry)
     await checkpoint_if_cancelled()  # what fails because the bus stops was cancelled
     subscription.counts.failed += 1
-    retry = subscription.retry
-    is_last = delivery.attempt >= subscription.max_attempts
-    if retry is None or is_last or not retry.applies_to(error):
+    delay = delay_of_next(subscription, delivery, error)
+    if delay is None:
         await give_up(subscription, delivery, error)
         _leave_lane(worker)
+        return
+    delivery = delivery.in_lane(_keep_lane(worker, entry))
+    if subscription.retry is not None and subscription.retry.hold:
+        await _hold(worker, delivery, delay, error)
     else:
-        await _retry(worker, delivery.in_lane(_keep_lane(worker, entry)), retry, error)
+        await retry_later(subscription, delivery, delay, error)
+
+
+def delay_of_next(
+    subscription: Subscription, delivery: Delivery, error: BaseException
+) -> float | None:
+    """Tell how many seconds after a failed attempt there is another; None if it was the last."""
+    retry = subscription.retry
+    if isinstance(error, RetryAsked):
+        is_last = delivery.attempt >= subscription.max_deliveries
+        backoff = Backoff() if retry is None else retry.backoff
+        delay = backoff.delay(delivery.attempt) if error.delay is None else error.delay
+        return None if is_last else delay
+    is_last = delivery.attempt >= subscription.max_attempts or isinstance(error, Rejected)
+    if retry is None or is_last or not retry.applies_to(error):
+        return None
+    return retry.backoff.delay(delivery.attempt)
 
 
 async def give_up(subscription: Subscription, delivery: Delivery, error: BaseException) -> None:
     """Settle a delivery as dead; a handler of dead letters never makes further ones."""
-    keep = subscription.keeps_dead_letters and delivery.failure is None
+    is_settled = subscription.options.ack == "first"
+    keep = subscription.keeps_dead_letters and delivery.failure is None and not is_settled
     logger.error(
         "%s gives up %r after %d attempts, %s",
         subscription.name,
         delivery.message,
         delivery.attempt,
-        "a dead letter now" if keep else "lost: no DeadLetter() keeps it",
-        exc_info=error,
+        "a dead letter now" if keep else f"lost: {_why_lost(is_settled=is_settled)}",
+        exc_info=_without_our_frames(error),
     )
+    if is_settled:
+        subscription.counts.lost += 1
+        return
     now = subscription.host.clock.now()
     failure = FailedDelivery.of(delivery, subscription.name, error, now=now)
     await subscription.source.settle([(delivery, Dead(failure, keep=keep))])
 
 
-async def _retry(
-    worker: Worker, delivery: LaterDelivery, retry: Retry, error: BaseException
+def _why_lost(*, is_settled: bool) -> str:
+    return "ack='first' settled it before" if is_settled else "no DeadLetter() keeps it"
+
+
+def _without_our_frames(error: BaseException) -> BaseException:
+    """Take the way of a verdict through the bus off it: where it was given, is not in it."""
+    return error.with_traceback(None) if isinstance(error, Failing) else error
+
+
+async def retry_later(
+    subscription: Subscription,
+    delivery: Delivery,
+    delay: float,
+    error: BaseException,
+    *,
+    then: Callable[[], None] = lambda: None,
 ) -> None:
-    subscription = worker.subscription
-    delay = retry.backoff.delay(delivery.attempt)
+    """Settle a delivery as to be attempted again; `then` is called when that comes, or cannot."""
     subscription.counts.retried += 1
     logger.warning(
         "%s failed attempt %d of %d at %r, trying again in %.3f s: %r",
         subscription.name,
         delivery.attempt,
-        subscription.max_attempts,
+        subscription.max_deliveries,
         delivery.message,
         delay,
         error,
     )
-    if retry.hold:
-        await _hold(worker, delivery, delay)
-    else:
-        await subscription.source.settle([(delivery, RetryLater(delay))])
+    await subscription.source.settle([(delivery, RetryLater(delay, then))])
 
 
-async def _hold(worker: Worker, delivery: LaterDelivery, delay: float) -> None:
+async def _hold(
+    worker: Worker, delivery: LaterDelivery, delay: float, error: BaseException
+) -> None:
     """Wait until the retry is due, so that all behind waits too."""
     is_over = Event()
     worker.current = None
-    await worker.subscription.source.settle([(delivery, RetryLater(delay, then=is_over.set))])
+    await retry_later(worker.subscription, delivery, delay, error, then=is_over.set)
     await is_over.wait()
     worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
 
@@ -376,7 +429,7 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
     """Build the chain around the handler; None where there is nothing but the handler."""
     layers = layers_of(subscription.options.middleware)
     takes_context = member.shape.takes_context
-    if not layers and not takes_context:
+    if not layers and not takes_context and subscription.options.ack == "auto":
         return None
 
     def link(context: Context[Any]) -> Awaitable[object]:  # no coroutine of its own: that is 1 A
@@ -384,7 +437,25 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
         event = context.entry.event
         return call(event, context) if takes_context else call(event)
 
-    return compose(layers, link)
+    return _settling(subscription, compose(layers, link))
+
+
+def _settling(subscription: Subscription, chain: CallNext) -> CallNext:
+    """Settle before or after the chain where that is not simply after success."""
+
+    async def settle_first(context: Context[Any]) -> object:
+        await subscription.source.settle([(delivery_of(context.entry), Ack())])
+        decide(context, ACKED)
+        return await chain(context)
+
+    async def expect_verdict(context: Context[Any]) -> object:
+        result = await chain(context)
+        if context.is_handled and verdict_on(context) is None:
+            decide(context, Unsettled())
+        return result
+
+    links = {"auto": chain, "first": settle_first, "manual": expect_verdict}
+    return links[subscription.options.ack]
 
 
 def _not_awaited(subscription: Subscription, result: object) -> InvalidHandler:

@@ -13,12 +13,14 @@
     ├── QueueFull                                        no room, and the caller must not wait
     ├── DeadlockError                                    waiting for what only the waiter can end
     ├── NoSubscribers                                    `require=True` and nobody listens
+    ├── AlreadySettled                                   a second verdict on one delivery
     └── HandlerTimeout (also TimeoutError)               an attempt took longer than `Timeout`
 
 Each message holds the offending value and the next step.
 """
 
 __all__ = (
+    "AlreadySettled",
     "BusClosed",
     "ContractError",
     "DeadlockError",
@@ -106,6 +108,10 @@ class DeadlockError(EventBusError):
 
 class NoSubscribers(EventBusError):
     """The publish asked for at least one subscription, and none matches."""
+
+
+class AlreadySettled(EventBusError):
+    """The delivery has its verdict: another one came too late."""
 
 
 class HandlerTimeout(EventBusError, TimeoutError):

@@ -1,14 +1,19 @@
-"""Events taken by iteration instead of by a handler."""
+"""Events taken by iteration instead of by a handler.
 
-__all__ = ("Events",)
+What a loop was given last is settled when it asks for the next, or when the block ends normally:
+then what was published through its context is sent, and a verdict counts. Without one it is done.
+"""
+
+__all__ = ("Desk", "Events")
 
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar
+from weakref import ReferenceType, ref
 
 from anyio.lowlevel import checkpoint
 
 from eventbus.context import Context
-from eventbus.dispatch import give_up
+from eventbus.dispatch import carry_out, delay_of_next, give_up, retry_later
 from eventbus.message import Entry, delivery_of
 from eventbus.subscription import Subscription
 
@@ -17,25 +22,27 @@ M_co = TypeVar("M_co", covariant=True)
 TAKES_PER_CHECKPOINT = 128  # as publishes: a checkpoint costs as much as 30 of them
 
 
-class _Contexts(Generic[M_co]):
-    """Iterates over the deliveries of a subscription without handlers."""
+class _Place(Generic[M_co]):
+    """Where one loop is given its deliveries, one after the other."""
 
     def __init__(self, subscription: Subscription) -> None:
+        self.taker: ReferenceType[object] | None = None
         self._subscription = subscription
         self._queue = subscription.ready_queue()
-        self._taken = 0
+        self._takes = 0
+        self._in_hand: Context[M_co] | None = None
 
-    def __aiter__(self) -> AsyncIterator[Context[M_co]]:
-        return self
-
-    async def __anext__(self) -> Context[M_co]:
+    async def take(self) -> Context[M_co]:
+        """Settle what was given last, and give the next."""
         queue = self._queue
+        if self._in_hand is not None:
+            await self.settle()
         while True:
-            self._taken += 1
-            if self._taken % TAKES_PER_CHECKPOINT == 0:
+            self._takes += 1
+            if self._takes % TAKES_PER_CHECKPOINT == 0:
                 await checkpoint()
             while not queue.items:
-                if queue.is_closed:
+                if queue.is_finished:
                     raise StopAsyncIteration
                 await queue.wait()
             lagged = self._subscription.take_lagged(queue)
@@ -45,46 +52,132 @@ class _Contexts(Generic[M_co]):
                 continue
             self._subscription.counts.started += 1
             if await self._is_wanted(entry):
-                return self._context(entry, lagged)
+                return self._give(entry, lagged)
 
-    def _context(self, entry: Entry, lagged: int) -> Context[M_co]:
+    async def settle(self) -> None:
+        """Do what was said about the delivery given last; cancelled, it stays in hand."""
+        if self._in_hand is None:
+            return
+        entry, asked = self._in_hand.entry, self._in_hand.asked
+        try:
+            if asked is not None:
+                await carry_out(self._subscription, asked)
+        except Exception as error:  # noqa: BLE001 - a verdict, or what was published cannot be sent
+            self._lay_down()
+            await self._fail(entry, error)
+        else:
+            self._lay_down()
+
+    def release(self) -> None:
+        """Count what is in hand as given to nobody: the bus ended, or the block did by an error."""
+        if self._in_hand is not None:
+            self._lay_down()
+            self._subscription.counts.cancelled += 1
+            self._subscription.counts.abandoned += 1
+
+    def _give(self, entry: Entry, lagged: int) -> Context[M_co]:
         context: Context[M_co] = Context()
         context.entry = entry
         context.origin = self._subscription
         context.lagged = lagged
-        context.outbox = None
+        context.asked = None
         context.is_handled = True
+        self._in_hand = context
+        self._subscription.taken += 1
         return context
 
+    def _lay_down(self) -> None:
+        self._in_hand = None
+        self._subscription.taken -= 1
+
     async def _is_wanted(self, entry: Entry) -> bool:
-        where, counts = self._subscription.options.where, self._subscription.counts
+        where = self._subscription.options.where
         try:
             if where is None or where(entry.event):
                 return True
         except Exception as error:  # noqa: BLE001 - a user's function
-            counts.failed += 1
+            self._subscription.counts.failed += 1
             await give_up(self._subscription, delivery_of(entry), error)
             return False
-        counts.skipped += 1
+        self._subscription.counts.skipped += 1
         return False
+
+    async def _fail(self, entry: Entry, error: Exception) -> None:
+        subscription, delivery = self._subscription, delivery_of(entry)
+        subscription.counts.failed += 1
+        delay = delay_of_next(subscription, delivery, error)
+        if delay is None:
+            await give_up(subscription, delivery, error)
+        else:
+            await retry_later(subscription, delivery, delay, error)
+
+
+class Desk(Generic[M_co]):
+    """Where a subscription without handlers hands out its deliveries, to one loop or several."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._places: list[_Place[M_co]] = []
+
+    def place_of(self, taker: object) -> _Place[M_co]:
+        """Give a loop its place: that of one which has gone, so that what it left is settled."""
+        place = next((one for one in self._places if _is_gone(one)), None)
+        if place is None:
+            place = _Place[M_co](self._subscription)
+            self._places.append(place)
+        place.taker = ref(taker)
+        return place
+
+    async def settle(self) -> None:
+        """Settle what is in hand anywhere."""
+        for place in self._places:
+            await place.settle()
+
+    def release(self) -> None:
+        """Settle nothing more."""
+        for place in self._places:
+            place.release()
+
+
+def _is_gone(place: _Place[M_co]) -> bool:
+    return place.taker is not None and place.taker() is None
+
+
+class _Contexts(Generic[M_co]):
+    """Iterates over the deliveries themselves."""
+
+    def __init__(self, desk: Desk[M_co]) -> None:
+        self._place = desk.place_of(self)
+
+    def __aiter__(self) -> AsyncIterator[Context[M_co]]:
+        return self
+
+    async def __anext__(self) -> Context[M_co]:
+        return await self._place.take()
 
 
 class Events(Generic[M_co]):
     """The events of a subscription, one after the other, until the bus drains or closes.
 
-    Several tasks may iterate: each event goes to one of them. Cancelled while waiting, none is
-    lost.
+    An event is done when the next is asked for, or when the block of `subscribe` ends normally.
+    Several tasks may iterate, each in a loop of its own: each event goes to one of them. Cancelled
+    while waiting, none is lost.
     """
 
-    def __init__(self, subscription: Subscription) -> None:
-        self._contexts: _Contexts[M_co] = _Contexts(subscription)
+    def __init__(self, desk: Desk[M_co]) -> None:
+        self._desk = desk
+        self._place = desk.place_of(self)
 
     def __aiter__(self) -> AsyncIterator[M_co]:
-        return self
+        """Begin a loop, with an event of its own in hand."""
+        return Events(self._desk)
 
     async def __anext__(self) -> M_co:
-        return (await self._contexts.__anext__()).event
+        return (await self._place.take()).event
 
     def contexts(self) -> AsyncIterator[Context[M_co]]:
-        """Iterate over the same deliveries with all that is known about them."""
-        return self._contexts
+        """Iterate over the same deliveries with all that is known about them.
+
+        `context.retry()` and `context.reject()` count as in a handler, once the next is asked for.
+        """
+        return _Contexts(self._desk)

@@ -463,6 +463,12 @@ class DeliveryQueue(Generic[T]):
         if self.is_closed:
             self.wake_all()
 
+    def forget_held(self) -> int:
+        """Give up all kept places; give how many."""
+        held, self.held = self.held, 0
+        self.wake_all()
+        return held
+
     # --- life -----------------------------------------------------------------------------------
 
     def add_worker(self) -> None:

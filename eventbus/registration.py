@@ -24,6 +24,7 @@ from eventbus.handlers import HandlerShape, check_name, inspect_handler
 from eventbus.middleware.chain import Middleware, Policy, check_middleware
 from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
+from eventbus.settling import Ack
 from eventbus.topics import check_pattern
 
 M = TypeVar("M")
@@ -50,12 +51,15 @@ class HandlerOptions(SubscribeOptions[M], Generic[M], total=False):
     holds back events, `key` orders them: one of a key at a time. `concurrency` handlers run at
     once. `queue_size` and `overflow` override the bus's. `invalid="skip"` passes over payloads the
     model refuses, which are dead letters otherwise. `middleware` wraps this handler, innermost.
+    `ack` settles a delivery: `"auto"` after the handler has succeeded, `"first"` before it runs (at
+    most once: no retry, no dead letter), `"manual"` by `context.ack()`, `retry()` or `reject()`.
     `max_deliveries` bounds the attempts whatever `Retry` says. None is as if it was not said.
     """
 
     group: str | None
     concurrency: int | None
     middleware: Sequence[Middleware | Policy]
+    ack: Ack
     max_deliveries: int
 
 
@@ -166,7 +170,7 @@ def check_options(options: Said, known: frozenset[str], where: str) -> Said:
 
 
 def _is_unsaid(word: str, value: object) -> bool:
-    return value is None and word not in {"invalid", "middleware", "max_deliveries"}
+    return value is None and word not in {"invalid", "middleware", "ack", "max_deliveries"}
 
 
 def check_positive(word: str, value: object) -> None:
@@ -200,6 +204,10 @@ def _check_invalid(word: str, value: object) -> None:
     _check_word(word, value, get_args(Invalid))
 
 
+def _check_ack(word: str, value: object) -> None:
+    _check_word(word, value, get_args(Ack))
+
+
 def _check_callable(word: str, value: object) -> None:
     if not callable(value):
         raise InvalidOption(f"{word}={value!r}: give a function of the event")
@@ -223,6 +231,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "max_deliveries": check_positive,
     "overflow": check_overflow,
     "invalid": _check_invalid,
+    "ack": _check_ack,
 }
 
 

@@ -192,6 +192,7 @@ class Registry:
             queue_size=given.get("queue_size") or self._defaults.queue_size,
             overflow=given.get("overflow") or self._defaults.overflow,
             skips_invalid=given.get("invalid") == "skip",
+            ack=cast("HandlerOptions[Any]", given).get("ack", "auto"),
             max_deliveries=cast("HandlerOptions[Any]", given).get("max_deliveries", MAX_DELIVERIES),
             middleware=middleware,
         )
@@ -260,6 +261,7 @@ _SHARED_OPTIONS = {
     "queue_size": "queue_size",
     "overflow": "overflow",
     "invalid": "skips_invalid",
+    "ack": "ack",
     "max_deliveries": "max_deliveries",
     "middleware": "middleware",
 }

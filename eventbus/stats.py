@@ -104,7 +104,7 @@ def _figures(subscription: Subscription) -> dict[str, int]:
     workers = subscription.workers
     figures = _derived(
         subscription.counts,
-        in_flight=sum(worker.current is not None for worker in workers),
+        in_flight=subscription.taken + sum(worker.current is not None for worker in workers),
         uncounted=sum(worker.uncounted for worker in workers),
     )
     if subscription.queue is not None:

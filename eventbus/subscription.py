@@ -24,6 +24,7 @@ from eventbus.middleware.chain import innermost
 from eventbus.publishing import PublishOptions
 from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
 from eventbus.schema import Schema
+from eventbus.settling import Ack
 from eventbus.threads import Threads
 from eventbus.transports.base import Source
 
@@ -60,6 +61,7 @@ class Options:
     queue_size: int
     overflow: Overflow
     skips_invalid: bool
+    ack: Ack
     max_deliveries: int
     middleware: tuple[Middleware | Policy, ...]
 
@@ -217,6 +219,7 @@ class Subscription:
         "schema",
         "seen_dropped",
         "source",
+        "taken",
         "timeout_seconds",
         "workers",
     )
@@ -249,6 +252,7 @@ class Subscription:
         self.workers: list[Worker] = []
         self.may_expire = False  # whether a message that can was ever on its way to the queue
         self.seen_dropped = 0
+        self.taken = 0  # by iterators, and not settled
 
     # --- what its policies say --------------------------------------------------------------
 
@@ -264,9 +268,15 @@ class Subscription:
 
     @property
     def max_attempts(self) -> int:
-        """How often a delivery is attempted at most."""
-        retry = self.retry
-        return 1 if retry is None else min(retry.attempts, self.options.max_deliveries)
+        """How often a delivery is attempted at most, unless its handler says `retry`."""
+        is_once = self.options.ack == "first" or (self.retry is None and self.options.ack == "auto")
+        return 1 if is_once else self.max_deliveries
+
+    @property
+    def max_deliveries(self) -> int:
+        """How often a delivery is attempted at most, where its handler says `retry`."""
+        most, retry = self.options.max_deliveries, self.retry
+        return most if retry is None else min(retry.attempts, most)
 
     # --- its messages ----------------------------------------------------------------------
 
@@ -368,7 +378,7 @@ class Subscription:
         if self.queue is not None:
             # A drained iterator still ends with what is queued: it runs in a task of its own.
             is_left_to_iterator = not self.members and self.queue.is_closed
-            abandoned += 0 if is_left_to_iterator else self.queue.stop()
+            abandoned += self.queue.forget_held() if is_left_to_iterator else self.queue.stop()
             self.counts.dropped += self.queue.dropped
             self.queue = self.lanes = None
         self.counts.abandoned += abandoned

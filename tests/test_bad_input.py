@@ -113,7 +113,7 @@ def test_no_pattern_at_all_is_refused() -> None:
         ({"concurency": 2}, r"'concurency'.*did you mean 'concurrency'\?"),
         ({"retries": 2}, "'retries'"),
         ({"delay": 1}, "'delay'"),
-        ({"ack": "manual"}, "'ack'"),
+        ({"ack": "never"}, "ack='never'"),
         ({"durable": True}, "'durable'"),
         ({"overflow": "drop"}, r"overflow='drop'.*'drop_newest', 'drop_oldest'"),
         ({"overflow": "blok"}, r"did you mean 'block'\?"),

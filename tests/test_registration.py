@@ -208,6 +208,7 @@ def test_an_object_s_name_leaves_groups_alone() -> None:
 def test_every_option_of_on_is_known() -> None:
     """The words of the signature are the words that are checked."""
     assert {
+        "ack",
         "concurrency",
         "group",
         "invalid",
@@ -222,6 +223,7 @@ def test_every_option_of_on_is_known() -> None:
     assert (
         HANDLER_OPTIONS
         - {
+            "ack",
             "concurrency",
             "group",
             "max_deliveries",

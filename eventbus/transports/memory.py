@@ -137,7 +137,8 @@ class MemoryTransport:
         self, subscription: Subscription, delivery: Delivery, retry: RetryLater
     ) -> None:
         """Bring a delivery back when it is due; its place in the queue is kept."""
-        if subscription.queue is None:
+        if subscription.queue is None:  # an iterator settles after the bus has ended
+            subscription.counts.abandoned += 1
             return
         again = delivery_of(delivery).next_attempt()
         subscription.queue.hold()

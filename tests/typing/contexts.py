@@ -1,7 +1,7 @@
 """A context knows its event, and publishes as the bus does."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_type
 
 from pydantic import BaseModel
@@ -20,6 +20,20 @@ async def publishes(context: Context[Created]) -> None:
     await context.publish(SHIPPED, Shipped(parcel="p-1"), kee="p-1")  # expect-error
     context.publish_nowait(SHIPPED, Created(order_id="o-1"))  # expect-error
     context.publish_nowait("orders.shipped", 1)  # expect-error
+
+
+async def settles(context: Context[Created]) -> None:
+    await context.ack()
+    await context.retry()
+    await context.retry(timedelta(minutes=1))
+    await context.reject("no such order")
+    context.ack_nowait()
+    context.retry_nowait(delay=1.5)
+    context.reject_nowait(reason="no such order")
+    context.ack()  # expect-error
+    await context.retry("soon")  # expect-error
+    await context.reject()  # expect-error
+    await context.reject(ValueError())  # expect-error
 
 
 def knows(context: Context[Created]) -> None:

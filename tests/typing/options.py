@@ -17,6 +17,7 @@ bus.on(
     invalid="skip",
     middleware=[Retry(attempts=3), Timeout(5.0), DeadLetter()],
     max_deliveries=5,
+    ack="manual",
 )
 bus.on("orders.*", group="billing", where=lambda event: bool(event))
 bus.on(CREATED, name=None, group=None, where=None, key=None, concurrency=None)
@@ -66,6 +67,8 @@ bus.on(CREATED, overflow="blocks")  # expect-error
 bus.on("orders.*", model=Created, overflow="drop")  # expect-error
 bus.on("orders.*", overflow="drop-oldest")  # expect-error
 bus.on(CREATED, invalid="ignore")  # expect-error
+bus.on(CREATED, ack="never")  # expect-error
+bus.on(CREATED, ack=None)  # expect-error
 bus.on(CREATED, concurency=8)  # expect-error
 bus.on("orders.*", concurency=8)  # expect-error
 bus.on("orders.*", model=Created, grup="billing")  # expect-error

@@ -1,0 +1,83 @@
+"""How a delivery ends, where its handler says so itself.
+
+A verdict is given through the context and takes effect when the handler, and all middleware around
+it, have returned: an exception after it fails the attempt as if none had been given. What is no
+`ACKED` fails the attempt too, so it is an exception, which only the worker sees.
+"""
+
+__all__ = (
+    "ACKED",
+    "Ack",
+    "Acked",
+    "Asked",
+    "Failing",
+    "Rejected",
+    "RetryAsked",
+    "Unsettled",
+    "Verdict",
+)
+
+from typing import Final, Literal, TypeAlias
+
+from eventbus.message import Message
+
+Ack: TypeAlias = Literal["auto", "first", "manual"]
+"""When a delivery is settled: after success, before the handler runs, or by what it says."""
+
+
+class Acked:
+    """The verdict that a delivery is done."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "ack()"
+
+
+ACKED: Final = Acked()
+
+
+class Failing(Exception):
+    """A verdict that the attempt has failed."""
+
+
+class RetryAsked(Failing):
+    """The handler wants another attempt, so many seconds from now; None leaves it to `Retry`."""
+
+    def __init__(self, delay: float | None) -> None:
+        super().__init__(f"the handler asked for another attempt by retry({delay})")
+        self.delay = delay
+
+    def __repr__(self) -> str:
+        return f"retry({self.delay})"
+
+
+class Unsettled(RetryAsked):
+    """The handler returned without a verdict, where `ack="manual"` wants one."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "the handler returned without ack(), retry() or reject()")
+        self.delay = None
+
+    def __repr__(self) -> str:
+        return "no ack(), retry() or reject() before the handler returned"
+
+
+class Rejected(Failing):
+    """The handler gave the delivery up, for this reason."""
+
+    def __repr__(self) -> str:
+        return f"reject({str(self)!r})"
+
+
+Verdict: TypeAlias = Acked | Failing
+
+
+class Asked:
+    """What a handler asked for through its context, to be done when it has returned."""
+
+    __slots__ = ("messages", "verdict")
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.verdict: Verdict | None = None
