@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import anyio
 import pytest
 from anyio import move_on_after
+from anyio.lowlevel import checkpoint
 
 from eventbus import Context, DeadlockError, EventBus, Topic
 from eventbus.middleware import DeadLetter, Retry
@@ -215,7 +216,9 @@ async def test_one_hopeless_queue_of_several_is_enough(clock: ManualClock) -> No
     bus.on(A, B, name="spread", queue_size=1)(spread)
     async with bus:
         await fill(bus, clock, B, C)
-        await open_one_by_one(clock, spread, slow)
+        spread.open()
+        slow.open()  # takes the next before the one that is told has run
+        await clock.settle()
 
         assert (spread.cycles, spread.seen, slow.seen) == ([("spread",)], [0, 1], [0, 1])
 
@@ -286,6 +289,45 @@ async def test_who_waits_is_told_when_the_last_other_worker_leaves(clock: Manual
 
         assert (told_before, first.cycles) == ([], [("a",)])
         assert (first.seen, second.seen) == ([0, 2], [1])
+
+
+async def test_who_waits_is_told_when_the_last_retry_is_dropped(clock: ManualClock) -> None:
+    """Draining abandons what is due too late, and with it what might have been replaced."""
+    bus = EventBus(clock=clock, drain_timeout=5.0, middleware=[ONE_RETRY])
+    relay = Relay(bus, {1: [(A, 3)]}, failing={0})
+    bus.on(A, name="a", queue_size=2, overflow="latest", key=str)(relay)
+    async with bus:
+        async with anyio.create_task_group() as tasks:
+            for event in (0, 1, 2):
+                await bus.publish(A, event)
+                await clock.settle()
+            tasks.start_soon(bus.publish, A, 4)
+            await open_one_by_one(clock, relay)
+
+            assert relay.cycles == []
+
+            tasks.start_soon(bus.drain)
+
+        assert relay.cycles == [("a",)]
+
+
+async def test_who_tries_again_and_again_lets_the_others_run(clock: ManualClock) -> None:
+    """Being told is a checkpoint, as any wait."""
+    turns: list[int] = []
+    bus = EventBus(clock=clock)
+    relay = serve(bus, A, {0: [(A, 1), *[(A, 2)] * 9]})
+    relay.open()
+
+    async def count_turns() -> None:
+        while len(relay.told) < 9:
+            await checkpoint()
+            turns.append(len(relay.told))
+
+    async with bus, anyio.create_task_group() as tasks:
+        tasks.start_soon(count_turns)
+        await bus.publish(A, 0)
+
+    assert len(set(turns)) > 5
 
 
 async def test_a_cycle_through_another_bus_is_found(clock: ManualClock) -> None:
@@ -411,6 +453,23 @@ async def test_who_waits_for_a_held_retry_is_not_told(clock: ManualClock) -> Non
         await bus.join()
 
     assert (relay.cycles, failing.seen) == ([], [0, 0, 1])
+
+
+async def test_who_waits_in_its_own_queue_for_a_retry_is_not_told(clock: ManualClock) -> None:
+    """The second worker, which is parked, takes it when it is due."""
+    bus = EventBus(clock=clock)
+    first, second = Relay(bus, {1: [(A, 2)]}), Relay(bus, {}, failing={0})
+    for relay in (first, second):
+        bus.on(A, group="a", queue_size=1, middleware=[ONE_RETRY])(relay)
+    async with bus:
+        for event in (1, 0):
+            await bus.publish(A, event)
+            await clock.settle()
+        await open_one_by_one(clock, second, first)
+        await clock.advance(9.0)
+        await bus.join()
+
+    assert (first.cycles, sorted(first.seen + second.seen)) == ([], [0, 0, 1, 2])
 
 
 async def test_a_retry_that_nobody_could_take_does_not_help(clock: ManualClock) -> None:

@@ -799,6 +799,20 @@ async def test_stopping_tells_waiting_publishers(clock: ManualClock) -> None:
     assert (queue.depth, len(queue.waiters)) == (0, 0)
 
 
+async def test_what_was_refused_does_not_move_up() -> None:
+    """A place that comes before its publisher has run goes to the next in line."""
+    queue = Queue(1)
+    fill(queue, 1)
+    refused, waiting = queue.offer(2), queue.offer(3)
+    assert refused is not None
+    assert waiting is not None
+
+    refused.refuse(BusClosed("too late"))
+    queue.take_nowait()
+
+    assert (list(queue.items), refused.is_taken, waiting.is_taken) == ([3], False, True)
+
+
 async def test_stopping_counts_what_it_forgets() -> None:
     """What is queued and what is held, each once."""
     queue = Queue(5)
