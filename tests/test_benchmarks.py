@@ -54,9 +54,11 @@ def test_a_quick_run_of_the_core_delivers_everything(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    measured = {row["what"]: row["measured"] for row in json.loads(report.read_text())["rows"]}
+    written = json.loads(report.read_text())
+    measured = {row["what"]: row["measured"] for row in written["rows"]}
     assert measured.keys() == {row.what for row in table.ROWS}
     assert None not in measured.values()
+    assert all(limit["measured"] for limit in written["the smallest code"])
     assert ElementTree.parse(picture).getroot().tag == f"{SVG}svg"  # noqa: S314 - drawn by us
 
 

@@ -13,7 +13,17 @@ from math import isinf
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks import chart, leads, league, machine, patterns, table, topics_once, workloads
+from tests.benchmarks import (
+    chart,
+    leads,
+    league,
+    limits,
+    machine,
+    patterns,
+    table,
+    topics_once,
+    workloads,
+)
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.contenders import BUS, CONTENDERS, PEERS, Contender
 from tests.benchmarks.measure import Round, Samples, WrongCount, by_case, measure
@@ -39,7 +49,8 @@ def main() -> int:
     except WrongCount as error:
         print(f"No figures: {error}", file=sys.stderr)
         return 1
-    print(*table.lines(samples), "", *leads.lines(samples), "", *league.lines(samples), sep="\n")
+    for part in (table, limits, leads, league):
+        print(*part.lines(samples), "", sep="\n")
     if options.json:
         options.json.write_text(json.dumps(_report(used, samples), indent=1) + "\n", "utf-8")
     if options.svg:
@@ -62,7 +73,7 @@ def _options() -> argparse.Namespace:
 
 def _measured(contenders: Sequence[Contender], rounds: int, *, quick: bool) -> Iterator[Round]:
     few, (fewer, fewest) = min(rounds, HEAVY_ROUNDS), (10, 100) if quick else (1, 1)
-    yield from _told("the bars", measure(CASES, rounds=rounds, shrink=fewer))
+    yield from _told("the bars", measure({**CASES, **limits.CASES}, rounds=rounds, shrink=fewer))
     for workload, cases in workloads.throughput(contenders).items():
         yield from _told(workload, measure(cases, rounds=rounds, shrink=fewer))
     one_each = [one for one in contenders if one is BUS or one in PEERS]
@@ -91,10 +102,15 @@ def _report(used: str, samples: Samples) -> dict[str, object]:
         | {"verdict": lead.verdict(lead.figure(samples))}
         for lead in leads.LEADS
     ]
+    least = [
+        {"what": limit.what, "unit": limit.unit, "measured": limit.figure(samples)}
+        for limit in limits.LIMITS
+    ]
     return {
         "libraries": used,
         "machine": machine.kind(),
         "rows": bars,
+        "the smallest code": least,
         "times faster than": faster_than,
         "medians": {case: _finite(median(taken)) for case, taken in sorted(samples.items())},
         "samples": {case: [_finite(one) for one in taken] for case, taken in samples.items()},

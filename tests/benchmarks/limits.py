@@ -1,0 +1,293 @@
+"""The smallest code that keeps one promise each: what no bus written in Python gets below.
+
+Where a bar is missed, this tells how much of it is the bus, and how much the bar: here is a mailbox
+with a publish time, a bound, a count and a guard of context variables, and nothing else of a bus.
+"""
+
+__all__ = ("CASES", "LIMITS", "Limit", "lines")
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter_ns, thread_time_ns, time
+
+from tests.benchmarks.floors import Tally, counting
+from tests.benchmarks.measure import Case, Samples, added, expect
+from tests.benchmarks.order import EVENT, TOPIC, Order
+from tests.benchmarks.table import Figure, per
+
+BURST = 128
+BATCH = 100
+SIZE = 1024
+
+
+class Envelope:
+    """A message with its publish time."""
+
+    __slots__ = ("event", "head", "seconds")
+
+    head: tuple[str, int]
+    seconds: float
+    event: object
+
+
+class Delivery:
+    """What one subscription gets of a message."""
+
+    __slots__ = ("entry", "event", "is_handled", "lagged", "origin", "outbox")
+
+    entry: Envelope
+    event: object
+    origin: object
+    lagged: int
+    outbox: object
+    is_handled: bool
+
+
+Call = Callable[[object], Awaitable[object]]
+Link = Callable[[Delivery], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """A bounded queue with one worker, which parks on a future while it is empty."""
+
+    items: deque[Envelope] = field(default_factory=deque[Envelope])
+    limit: int = 0
+    parked: asyncio.Future[None] | None = None
+    current: Envelope | None = None
+
+    def wake(self, entry: Envelope) -> None:
+        """Take an entry for a parked worker."""
+        self.items.append(entry)
+        self.limit = SIZE
+        if self.parked is not None:
+            self.parked.set_result(None)
+            self.parked = None
+
+    async def run(self, call: Call, link: Link | None) -> None:
+        """Hand over entry after entry; with a link, each in a context of its own."""
+        take, pristine, create_future = (
+            self.items.popleft,
+            copy_context(),
+            asyncio.get_running_loop().create_future,
+        )
+        while True:
+            if not self.items:
+                self.limit = 0
+                self.parked = create_future()
+                await self.parked
+            for _ in range(min(BURST, len(self.items))):
+                self.current = entry = take()
+                if link is None:
+                    await call(entry.event)
+                else:
+                    context = Delivery()
+                    context.entry, context.origin = entry, self
+                    context.lagged, context.outbox, context.is_handled = 0, None, False
+                    await link(context)
+                if copy_context() != pristine:
+                    raise AssertionError("a handler of a benchmark sets no variables")
+            self.current = None
+
+
+class Mailboxes:
+    """A publisher, with one mailbox behind each topic."""
+
+    def __init__(self) -> None:
+        self.routes = {TOPIC: ((TOPIC, 1), (Mailbox(),))}
+        self.turns = BURST
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The only one."""
+        return self.routes[TOPIC][1][0]
+
+    async def publish(self, topic: str, event: object, /, **options: object) -> Envelope:
+        """Look up the route, stamp, and append where there is room."""
+        if self.turns <= 0:
+            self.turns = BURST
+            await asyncio.sleep(0)
+        if options:
+            raise NotImplementedError
+        head, mailboxes = self.routes[topic]
+        message = Envelope()
+        message.head = head
+        message.seconds = time()
+        message.event = event
+        for mailbox in mailboxes:
+            if len(mailbox.items) < mailbox.limit:
+                mailbox.items.append(message)
+            else:
+                mailbox.wake(message)
+        self.turns -= 1
+        return message
+
+    async def publish_many(self, topic: str, events: Sequence[object]) -> list[Envelope]:
+        """Stamp all, and append them together."""
+        await asyncio.sleep(0)
+        head, mailboxes = self.routes[topic]
+        seconds, messages = time(), list[Envelope]()
+        for event in events:
+            message = Envelope()
+            message.head = head
+            message.seconds = seconds
+            message.event = event
+            messages.append(message)
+        for mailbox in mailboxes:
+            mailbox.wake(messages[0])
+            mailbox.items.extend(messages[1:])
+        return messages
+
+
+def throughput(link: Callable[[Call], Link] | None = None) -> Callable[[int], Awaitable[float]]:
+    """Make the case of one handler, perhaps with something around it."""
+
+    async def sample(messages: int) -> float:
+        bus, tally = Mailboxes(), Tally()
+        call = counting(tally)
+        worker = asyncio.create_task(bus.mailbox.run(call, link and link(call)))
+        await asyncio.sleep(0)
+        started = thread_time_ns()
+        for _ in range(messages):
+            await bus.publish(TOPIC, EVENT)
+        await asyncio.sleep(0)
+        spent = thread_time_ns() - started
+        await _end(worker)
+        expect(tally.handled, messages)
+        return spent / messages
+
+    return sample
+
+
+def bound(call: Call) -> Link:
+    """Make the innermost link of a chain: it notes that the handler was called."""
+
+    def link(context: Delivery) -> Awaitable[object]:
+        context.is_handled = True
+        return call(context.entry.event)
+
+    return link
+
+
+def with_filter(call: Call) -> Link:
+    """Put a predicate of the context around a handler."""
+    call_next = bound(call)
+
+    def lets_through(context: Delivery) -> bool:
+        return True
+
+    def link(context: Delivery) -> Awaitable[object]:
+        if not lets_through(context):
+            raise AssertionError("everything passes")
+        return call_next(context)
+
+    return link
+
+
+def with_a_layer(call: Call) -> Link:
+    """Put a middleware that does nothing around a handler."""
+    call_next = bound(call)
+
+    async def pass_on(context: Delivery, call_next: Link) -> object:
+        return await call_next(context)
+
+    return lambda context: pass_on(context, call_next)
+
+
+async def in_batches(messages: int) -> float:
+    """One handler, the messages published a hundred at a time."""
+    bus, tally = Mailboxes(), Tally()
+    worker = asyncio.create_task(bus.mailbox.run(counting(tally), None))
+    await asyncio.sleep(0)
+    batch = [EVENT] * BATCH
+    started = thread_time_ns()
+    for _ in range(messages // BATCH):
+        await bus.publish_many(TOPIC, batch)
+    await asyncio.sleep(0)
+    spent = thread_time_ns() - started
+    await _end(worker)
+    expect(tally.handled, messages)
+    return spent / messages
+
+
+async def latency(probes: int) -> float:
+    """Median time from a publish to the handler, the worker parked."""
+    latencies, arrived, bus = list[int](), asyncio.Event(), Mailboxes()
+
+    async def handle(event: object) -> None:
+        latencies.append(perf_counter_ns() - sent)
+        arrived.set()
+
+    worker = asyncio.create_task(bus.mailbox.run(handle, None))
+    for _ in range(probes):
+        await asyncio.sleep(0)
+        arrived.clear()
+        sent = perf_counter_ns()
+        await bus.publish(TOPIC, EVENT)
+        await arrived.wait()
+    await _end(worker)
+    expect(len(latencies), probes)
+    return median(latencies)
+
+
+async def kept_models(messages: int) -> float:
+    """Validate, and keep as many models alive as lie in a queue between two bursts."""
+    validate = Order.__pydantic_validator__.validate_python
+    kept = deque[Delivery]()
+    started = thread_time_ns()
+    for _ in range(messages // BURST):
+        for _ in range(BURST):
+            delivery = Delivery()
+            delivery.event = validate(EVENT)
+            kept.append(delivery)
+        for _ in range(BURST):
+            kept.popleft()
+    return (thread_time_ns() - started) / (messages // BURST * BURST)
+
+
+async def _end(worker: asyncio.Task[None]) -> None:
+    worker.cancel()
+    await asyncio.wait([worker])
+
+
+_one = throughput()
+CASES: Mapping[str, Case] = {
+    "least, one": Case(_one),
+    "least, batches": Case(in_batches),
+    "least, Filter": Case(added(by=throughput(with_filter), to=_one)),
+    "least, a layer": Case(added(by=throughput(with_a_layer), to=_one)),
+    "least, model": Case(kept_models),
+    "least, latency": Case(latency, 1_000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A row of the table of bars, and the least that its work comes to."""
+
+    what: str
+    unit: str
+    figure: Figure
+
+
+LIMITS = (
+    Limit("one publisher, one handler", "F", per("least, one", "F")),
+    Limit("publish_many(100), per message", "F", per("least, batches", "F")),
+    Limit("Filter", "A", per("least, Filter", "A")),
+    Limit("first middleware of the user's", "A", per("least, a layer", "A")),
+    Limit("6-field model from a dict", "V", per("least, model", "V")),
+    Limit("latency p50, one in flight", "Q", per("least, latency", "latency of a queue")),
+)
+
+
+def lines(samples: Samples) -> Iterator[str]:
+    """Write the table, line by line."""
+    yield f"{'the smallest code that does it':36}{'measured':>9}"
+    for limit in LIMITS:
+        measured = limit.figure(samples)
+        number = "-" if measured is None else f"{measured:.2f}"
+        yield f"{limit.what:36}{number:>9} {limit.unit}"
