@@ -10,7 +10,7 @@ from opentelemetry.context import Context as TraceContext
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Link, SpanKind, TracerProvider
 
-from eventbus.context import Context
+from eventbus.context import Context, verdict_on
 from eventbus.middleware import CallNext
 from eventbus.topics import matches
 from eventbus_opentelemetry.conventions import (
@@ -25,6 +25,7 @@ from eventbus_opentelemetry.conventions import (
     SYSTEM,
 )
 from eventbus_opentelemetry.envelope import carrying, described
+from eventbus_opentelemetry.settlement import record_settlement
 from eventbus_opentelemetry.signals import Meanings, Operation, Signals, signals_of
 
 MEANINGS = Meanings(
@@ -40,7 +41,7 @@ class DeliveryTelemetry:
 
     The span's parent is the context that came in the message's headers, and it is linked to it;
     a message without one begins a trace. What the handler publishes through its context goes on in
-    that trace.
+    that trace. Where the handler settles the delivery itself, that is a span too.
 
     Without providers, the ones set for the whole program when the first message comes count; where
     there are none either, handlers run as if there was no such middleware.
@@ -71,11 +72,16 @@ class DeliveryTelemetry:
 
 
 async def _process(signals: Signals, context: Context[Any], call_next: CallNext) -> object:
+    is_settled = verdict_on(context) is not None
     with _operation(signals, context) as operation:
         result = await call_next(context)
-        if context.outbox and signals.tracer is not None:
-            # Sent when all middleware is done, and with it the span that they belong to.
-            context.outbox[:] = [carrying(one, operation.context) for one in context.outbox]
+        if signals.tracer is not None:
+            # Carried out when all middleware is done, and with it the span that they belong to.
+            if context.outbox:
+                context.outbox = [carrying(one, operation.context) for one in context.outbox]
+            verdict = verdict_on(context)
+            if verdict is not None and not is_settled:
+                record_settlement(signals.tracer, operation, verdict)
         return result
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pytest
 from anyio import get_current_task, sleep_forever
@@ -343,6 +343,59 @@ async def test_a_dead_letter_is_named_by_the_topic_it_came_from(collected: Colle
     names = "messaging.destination.subscription.name"
     spans = collected.spans("process jobs.new")
     assert [attributes_of(span)[names] for span in spans] == ["worker", "undertaker"]
+
+
+@pytest.mark.parametrize("word", ["ack", "retry", "reject"])
+async def test_what_a_handler_settles_itself_is_a_span(collected: Collected, word: str) -> None:
+    """It belongs to the delivery, and says what was decided."""
+    bus = collected.bus()
+
+    @bus.on(JOBS, ack="manual", max_deliveries=1)
+    async def work(job: int, context: Context[int]) -> None:
+        if word == "ack":
+            await context.ack()
+        elif word == "retry":
+            await context.retry()
+        else:
+            await context.reject("no")
+
+    async with bus:
+        await bus.publish(JOBS, 1)
+
+    process, settle = collected.span("process jobs.new"), collected.span(f"{word} jobs.new")
+    assert settle.kind is SpanKind.CLIENT
+    assert is_child(settle, process)
+    said = {"messaging.operation.name": word, "messaging.operation.type": "settle"}
+    assert attributes_of(settle) == attributes_of(process) | said
+
+
+@pytest.mark.parametrize("ack", ["auto", "first"])
+async def test_what_the_bus_settles_is_no_span(
+    collected: Collected, ack: Literal["auto", "first"]
+) -> None:
+    """It would say no more than the delivery does."""
+    bus = collected.bus()
+    bus.on(JOBS, ack=ack)(do_nothing)
+
+    async with bus:
+        await bus.publish(JOBS, 1)
+
+    assert not collected.spans("ack jobs.new")
+
+
+async def test_a_verdict_of_an_attempt_that_failed_is_no_span(collected: Collected) -> None:
+    """An error after it takes it back."""
+    bus = collected.bus()
+
+    @bus.on(JOBS, ack="manual")
+    async def work(job: int, context: Context[int]) -> None:
+        await context.ack()
+        raise ValueError("after all")
+
+    async with bus:
+        await bus.publish(JOBS, 1)
+
+    assert not collected.spans("ack jobs.new")
 
 
 async def test_publishers_are_measured(collected: Collected) -> None:

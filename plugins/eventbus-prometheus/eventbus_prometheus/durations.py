@@ -9,9 +9,10 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from eventbus.clock import stopwatch
-from eventbus.context import Context
+from eventbus.context import Context, verdict_on
 from eventbus.errors import InvalidOption
 from eventbus.middleware import CallNext
+from eventbus.settling import Failing
 
 BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the buckets, in seconds."""
@@ -38,9 +39,10 @@ class Tally:
 class Durations:
     """Middleware that tells how long attempts take, by subscription and outcome.
 
-    The outcome is `succeeded`, `failed`, or `filtered` where another middleware held the delivery
-    back. Give each bus its own, and to the collector with it. Put it first, and it measures the
-    other middleware too; last, the handler alone.
+    The outcome is `succeeded`, `failed`, by an exception or by the handler's own `retry` or
+    `reject`, or `filtered` where another middleware held the delivery back. Give each bus its own,
+    and to the collector with it. Put it first, and it measures the other middleware too; last, the
+    handler alone.
 
     Raises:
         InvalidOption: The bounds of the buckets do not rise from above 0.
@@ -58,7 +60,7 @@ class Durations:
         outcome = "failed"
         try:
             result = await call_next(context)
-            outcome = "succeeded" if context.is_handled else "filtered"
+            outcome = _outcome(context)
             return result
         finally:
             self._note(context.subscription, outcome, stopwatch() - begin)
@@ -82,3 +84,10 @@ class Durations:
         tally = Tally(subscription, outcome, [0] * (len(self.buckets) + 1))
         self._tallies[subscription, outcome] = tally
         return tally
+
+
+def _outcome(context: Context[Any]) -> str:
+    """Tell how an attempt ended that raised nothing."""
+    if isinstance(verdict_on(context), Failing):
+        return "failed"
+    return "succeeded" if context.is_handled else "filtered"

@@ -148,6 +148,26 @@ async def test_durations_are_told_by_outcome(page: Page) -> None:
     assert 0 < page.value(f"{name}_sum", **good) < 120
 
 
+async def test_what_a_handler_rejects_has_failed(page: Page) -> None:
+    """The outcome is what the statistics count, though nothing was raised."""
+    measured = Durations()
+    bus = EventBus(middleware=[measured])
+    page.registry.register(BusCollector(bus, measured))
+
+    @bus.on(JOBS, ack="manual")
+    async def judge(job: int, context: Context[int]) -> None:
+        await (context.ack() if job else context.reject("nothing to do"))
+
+    async with bus:
+        await bus.publish_many(JOBS, [0, 1])
+
+    assert page.labels("eventbus_handler_duration_seconds_count", "outcome") == {
+        "succeeded",
+        "failed",
+    }
+    assert page.value("eventbus_failed_total") == 1
+
+
 async def test_a_duration_falls_into_the_buckets_above_it(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
