@@ -40,7 +40,15 @@ from eventbus.message import Delivery, Entry, LaterDelivery, delivery_of
 from eventbus.middleware.chain import CallNext, compose, layers_of
 from eventbus.queue import DeliveryQueue
 from eventbus.retry import Backoff
-from eventbus.settling import ACKED, Asked, Failing, Rejected, RetryAsked, Unsettled
+from eventbus.settling import (
+    ACKED,
+    Asked,
+    Failing,
+    Postponed,
+    Rejected,
+    RetryAsked,
+    Unsettled,
+)
 from eventbus.subscription import Member, Subscription, Worker
 from eventbus.transports.base import Ack, Dead, RetryLater
 
@@ -215,6 +223,8 @@ async def carry_out(subscription: Subscription, asked: Asked) -> None:
     while asked.messages:
         await subscription.host.send(asked.messages[0])
         asked.messages.pop(0)
+    if asked.if_done is not None:
+        asked.if_done()
 
 
 # --- What becomes of a failed attempt -------------------------------------------------------------
@@ -223,8 +233,13 @@ async def carry_out(subscription: Subscription, asked: Asked) -> None:
 async def settle(worker: Worker, entry: Entry, error: BaseException) -> None:
     """Decide what becomes of a failed attempt: another one, or the end."""
     subscription, delivery = worker.subscription, delivery_of(entry)
+    if isinstance(error, Postponed):
+        await _postpone(worker, entry, error)
+        return
     await checkpoint_if_cancelled()  # what fails because the bus stops was cancelled
     subscription.counts.failed += 1
+    for gate in subscription.gates:
+        gate.failed(error)
     delay = delay_of_next(subscription, delivery, error)
     if delay is None:
         await give_up(subscription, delivery, error)
@@ -235,6 +250,19 @@ async def settle(worker: Worker, entry: Entry, error: BaseException) -> None:
         await _hold(worker, delivery, delay, error)
     else:
         await retry_later(subscription, delivery, delay, error)
+
+
+async def _postpone(worker: Worker, entry: Entry, postponed: Postponed) -> None:
+    """Leave an entry queued, and wait before it is taken again, by this worker or another."""
+    subscription, queue = worker.subscription, worker.subscription.ready_queue()
+    worker.uncount()
+    worker.current = None
+    subscription.seen_dropped -= postponed.lagged
+    lane, worker.lane = worker.lane, None
+    queue.hold()
+    subscription.put_back(entry if lane is None else delivery_of(entry).in_lane(lane))
+    await postponed.wait()
+    worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
 
 
 def delay_of_next(
@@ -429,7 +457,8 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
     """Build the chain around the handler; None where there is nothing but the handler."""
     layers = layers_of(subscription.options.middleware)
     takes_context = member.shape.takes_context
-    if not layers and not takes_context and subscription.options.ack == "auto":
+    gates = subscription.gates
+    if not (layers or gates or takes_context) and subscription.options.ack == "auto":
         return None
 
     def link(context: Context[Any]) -> Awaitable[object]:  # no coroutine of its own: that is 1 A
@@ -437,7 +466,10 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
         event = context.entry.event
         return call(event, context) if takes_context else call(event)
 
-    return _settling(subscription, compose(layers, link))
+    chain = _settling(subscription, compose(layers, link))
+    for gate in reversed(gates):
+        chain = gate.bind(chain)
+    return chain
 
 
 def _settling(subscription: Subscription, chain: CallNext) -> CallNext:

@@ -11,12 +11,14 @@ __all__ = (
     "Acked",
     "Asked",
     "Failing",
+    "Postponed",
     "Rejected",
     "RetryAsked",
     "Unsettled",
     "Verdict",
 )
 
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal, TypeAlias
 
 from eventbus.message import Message
@@ -73,11 +75,21 @@ class Rejected(Failing):
 Verdict: TypeAlias = Acked | Failing
 
 
+class Postponed(Exception):
+    """No attempt after all: the delivery stays queued, and its worker waits before the next."""
+
+    def __init__(self, wait: Callable[[], Awaitable[object]], *, lagged: int) -> None:
+        super().__init__()
+        self.wait = wait
+        self.lagged = lagged  # what its context knew of drops, for the one that comes next
+
+
 class Asked:
     """What a handler asked for through its context, to be done when it has returned."""
 
-    __slots__ = ("messages", "verdict")
+    __slots__ = ("if_done", "messages", "verdict")
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.verdict: Verdict | None = None
+        self.if_done: Callable[[], None] | None = None  # called last, unless the attempt has failed

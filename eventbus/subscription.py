@@ -19,8 +19,16 @@ from eventbus.deadlocks import Awaited
 from eventbus.errors import InvalidOption
 from eventbus.handlers import HandlerShape
 from eventbus.message import Delivery, Entry, Message, delivery_of
-from eventbus.middleware import DeadLetter, Middleware, Policy, Retry, Timeout
-from eventbus.middleware.chain import innermost
+from eventbus.middleware import (
+    CircuitBreaker,
+    DeadLetter,
+    Middleware,
+    Policy,
+    Retry,
+    Throttle,
+    Timeout,
+)
+from eventbus.middleware.chain import Gate, innermost
 from eventbus.publishing import PublishOptions
 from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
 from eventbus.schema import Schema
@@ -207,6 +215,7 @@ class Subscription:
     __slots__ = (
         "concurrency",
         "counts",
+        "gates",
         "host",
         "is_group",
         "lanes",
@@ -251,6 +260,7 @@ class Subscription:
         self.lanes: Lanes[Entry] | None = None
         self.workers: list[Worker] = []
         self.may_expire = False  # whether a message that can was ever on its way to the queue
+        self.gates: Sequence[Gate] = ()
         self.seen_dropped = 0
         self.taken = 0  # by iterators, and not settled
 
@@ -341,6 +351,7 @@ class Subscription:
                 blockers=self._blockers,
             )
             self.lanes = Lanes(self.queue)
+            self.gates = self._new_gates()
             self.seen_dropped = 0
         return self.queue
 
@@ -384,6 +395,12 @@ class Subscription:
         self.counts.abandoned += abandoned
         return abandoned
 
+    def put_back(self, entry: Entry) -> None:
+        """Put an entry to the front of the queue, into the place that was kept for it."""
+        is_back = self.queue is None or self.queue.restore(entry)
+        if not is_back and isinstance(entry, Delivery) and entry.lane is not None:
+            self.leave_lane(entry.lane)
+
     def leave_lane(self, key: str) -> None:
         """Open a key's lane for the next behind, which goes to the front of the queue."""
         if self.queue is None or self.lanes is None:
@@ -424,6 +441,11 @@ class Subscription:
         # queue it may turn out to be replaced.
         is_of_use = parked > 0 or self.options.overflow == "latest"
         return is_of_use and self.queue.held > self.lanes.set_aside
+
+    def _new_gates(self) -> Sequence[Gate]:
+        layers = self.options.middleware
+        policies = innermost(layers, CircuitBreaker), innermost(layers, Throttle)
+        return [one.gate(self.name, self.host.clock) for one in policies if one is not None]
 
     def _start_worker(self) -> None:
         worker = Worker(self, self._next_member())

@@ -2,6 +2,7 @@
 
 __all__ = (
     "CallNext",
+    "CircuitBreaker",
     "DeadLetter",
     "Filter",
     "Log",
@@ -10,6 +11,7 @@ __all__ = (
     "PublishMiddleware",
     "PublishNext",
     "Retry",
+    "Throttle",
     "Timeout",
 )
 
@@ -20,8 +22,10 @@ from eventbus.middleware.chain import (
     PublishMiddleware,
     PublishNext,
 )
+from eventbus.middleware.circuit_breaker import CircuitBreaker
 from eventbus.middleware.dead_letter import DeadLetter
 from eventbus.middleware.filter import Filter
 from eventbus.middleware.log import Log
 from eventbus.middleware.retry import Retry
+from eventbus.middleware.throttle import Throttle
 from eventbus.middleware.timeout import Timeout

@@ -8,6 +8,7 @@ is built once, when its subscription gets its first message.
 
 __all__ = (
     "CallNext",
+    "Gate",
     "Middleware",
     "Policy",
     "PublishMiddleware",
@@ -30,7 +31,7 @@ from eventbus.message import Message, Receipt
 
 P = TypeVar("P")
 
-POLICIES = frozenset({"retry", "dead_letter", "timeout"})
+POLICIES = frozenset({"retry", "dead_letter", "timeout", "throttle", "circuit_breaker"})
 
 CallNext: TypeAlias = Callable[[Context[Any]], Awaitable[object]]
 """The rest of the chain, as a middleware sees it."""
@@ -57,14 +58,14 @@ class PublishMiddleware(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Says what becomes of a whole attempt; its place in the list does not matter.
+    """Says when an attempt may begin, or what becomes of it; its place in the list does not matter.
 
     Of policies of one kind the innermost scope's counts.
     """
 
     @property
     def policy(self) -> str:
-        """The kind: `retry`, `dead_letter` or `timeout`."""
+        """The kind: `retry`, `dead_letter`, `timeout`, `throttle` or `circuit_breaker`."""
         ...
 
 
@@ -74,6 +75,18 @@ class Binding(Protocol):
 
     def bind(self, call_next: CallNext) -> CallNext:
         """Give what is called in place of the middleware."""
+        ...
+
+
+class Gate(Protocol):
+    """Says for one subscription when an attempt may begin, by the policy that made it."""
+
+    def bind(self, call_next: CallNext) -> CallNext:
+        """Link into a chain, around all middleware; raises `Postponed` where it may not begin."""
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """Note that an attempt has failed, however it did."""
         ...
 
 

@@ -144,7 +144,7 @@ class MemoryTransport:
         subscription.queue.hold()
 
         def come_back() -> None:
-            _restore(subscription, again)
+            subscription.put_back(again)
             retry.then()
 
         def stay_away() -> None:
@@ -236,13 +236,6 @@ def _delivery_for(subscription: Subscription, message: Message) -> LaterDelivery
 def _flaws(error: Exception) -> str:
     """Say what was wrong without the payload: no log is the place for what it holds."""
     return flaws_of(error) if isinstance(error, ValidationError) else type(error).__name__
-
-
-def _restore(subscription: Subscription, delivery: Delivery) -> None:
-    if subscription.queue is None or subscription.queue.restore(delivery):
-        return
-    if delivery.lane is not None:
-        subscription.leave_lane(delivery.lane)
 
 
 def _abandon(subscription: Subscription, delivery: Delivery) -> None:

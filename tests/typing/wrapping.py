@@ -1,10 +1,12 @@
 """Middleware is any async callable of the right shape, and policies stand beside it."""
 
+from datetime import timedelta
 from typing import Any
 
 from eventbus import Context, EventBus, Message, Receipt, Router
 from eventbus.middleware import (
     CallNext,
+    CircuitBreaker,
     DeadLetter,
     Filter,
     Log,
@@ -13,6 +15,7 @@ from eventbus.middleware import (
     PublishMiddleware,
     PublishNext,
     Retry,
+    Throttle,
     Timeout,
 )
 
@@ -53,6 +56,7 @@ async def returns_nothing(message: Message, call_next: PublishNext) -> None:
 
 layers: list[Middleware | Policy] = [timing, Tenant(), Log(), Filter(lambda context: True)]
 policies: list[Policy] = [Retry(), DeadLetter(), Timeout(1.0)]
+policies += [Throttle(10), Throttle(1, per=timedelta(minutes=1)), CircuitBreaker(reset=60)]
 EventBus(middleware=[timing, Tenant(), Retry(), Log()], publish_middleware=[stamping, Stamping()])
 Router("orders", middleware=[timing, Timeout(1.0)])
 publishing: PublishMiddleware = stamping
@@ -65,6 +69,9 @@ EventBus(middleware=["retry"])  # expect-error
 EventBus(publish_middleware=[timing])  # expect-error
 EventBus(publish_middleware=[returns_nothing])  # expect-error
 EventBus(publish_middleware=[Retry()])  # expect-error
+Throttle()  # expect-error
+Throttle(0.5)  # expect-error
+CircuitBreaker(after=5)  # expect-error
 EventBus(publish_middleware=stamping)  # expect-error
 not_awaited: Middleware = sync  # expect-error
 a_class: Middleware = Tenant  # expect-error
