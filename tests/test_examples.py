@@ -45,11 +45,11 @@ def test_an_example_is_short(example: Path) -> None:
 
 
 def test_the_examples_are_numbered_in_order() -> None:
-    """A newcomer meets 01 first, and no gap."""
+    """A newcomer meets 01 first, and each number once."""
     numbers = [int(path.name.partition("_")[0]) for path in NUMBERED]
 
-    assert numbers == list(range(1, len(NUMBERED) + 1))
-    assert 8 <= len(NUMBERED) <= 10
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == 1
 
 
 @pytest.fixture(params=BACKENDS)
