@@ -478,9 +478,16 @@ class DeliveryQueue(Generic[T]):
         if self.items:
             self._wake()
 
+    def remove_unstarted(self, workers: int) -> None:
+        """Allow so many fewer takers to be started."""
+        self._spare -= workers
+        self._update()
+
     def worker_ended(self) -> None:
         """Count a taker that has gone for good; the others look around whether they may go too."""
         self._started -= 1
+        if self.items and not self._idle:
+            self._wake()  # Race: it was woken for an entry, and had to go before it took it.
         self.wake_all()
         self._break_deadlocks()
 

@@ -372,6 +372,8 @@ class Subscription:
         self.concurrency -= member.concurrency
         member.is_retired = True
         if self.queue is not None:
+            started = sum(worker.member is member for worker in self.workers)
+            self.queue.remove_unstarted(member.concurrency - started)
             self.queue.wake_all()
 
     def interrupt(self) -> None:

@@ -327,6 +327,41 @@ async def test_a_busy_member_finishes_what_it_does_and_takes_no_more() -> None:
     assert bus.stats().succeeded == 5
 
 
+async def test_a_member_that_never_began_leaves_no_gap() -> None:
+    """What comes while the others are at work waits for them, and troubles no publisher."""
+    gate, member = Gate(), Member()
+    bus = EventBus()
+    bus.on("numbers", group="workers")(gate)
+    bus.on("numbers", group="workers", concurrency=2)(member)
+
+    async with bus:
+        await bus.publish("numbers", {"n": 0})
+        await bus.unsubscribe(member)
+        await bus.publish_many("numbers", [{"n": 1}, {"n": 2}])
+        gate.opened.set()
+
+    assert (member.seen, bus.stats().succeeded) == ([], 3)
+
+
+@pytest.mark.parametrize("has_worked", [False, True])
+async def test_what_a_leaving_member_was_woken_for_goes_to_another(has_worked: bool) -> None:
+    """It leaves before it has run, and a member that has not worked yet begins in its place."""
+    first, second = Member(), Member()
+    bus = EventBus()
+    bus.on("numbers", group="workers")(first)
+    bus.on("numbers", group="workers")(second)
+
+    async with bus:
+        if has_worked:
+            await bus.publish("numbers", {"n": 0})
+            await bus.join()
+        bus.publish_nowait("numbers", {"n": 1})
+        await bus.unsubscribe(first)
+        await bus.join()
+
+        assert second.seen == [1]
+
+
 async def test_a_group_leaves_by_its_name() -> None:
     """All members at once."""
     members = [Member(), Member()]
