@@ -460,7 +460,7 @@ class EventBus(Registering, Publishing, Generic[C]):
 
     async def _forget_when_done(self, subscription: Subscription) -> None:
         if subscription.queue is not None:
-            await subscription.queue.wait_finished()
+            await subscription.queue.wait_idle()
         self._registry.forget(subscription)
 
     def _refuse_handlers(self, verb: str) -> None:

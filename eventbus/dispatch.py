@@ -116,8 +116,8 @@ async def deliver(  # noqa: C901 - see below
     subscription, where = worker.subscription, worker.subscription.options.where
     take, pristine = queue.quick_take, worker.pristine
     while await _has_work(worker, queue):
-        is_gated = subscription.has_lanes or subscription.may_expire
-        for _ in worker.begin_burst(_share(worker, queue)):
+        is_gated = subscription.may_expire or subscription.has_lanes
+        for _ in worker.begin_burst(len(queue.items)):
             try:
                 entry = take()
             except IndexError:  # Race: another worker, or a publisher that drops, took it.
@@ -172,7 +172,8 @@ def _ending(worker: Worker) -> Ending:
 async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
     """Wait until there is something to take; False once there never will be."""
     worker.current = None
-    _leave_lane(worker)  # one taken for it by a handler that joined the group meanwhile
+    if worker.lane is not None:  # taken for it by a handler that joined the group meanwhile
+        _leave_lane(worker)
     is_rested = _find_pace(worker) < worker.slice_ends
     while not worker.member.is_retired:
         if queue.items and is_rested:
@@ -201,15 +202,6 @@ def _find_pace(worker: Worker) -> float:
     elif worker.burst_size >= worker.pace and 2 * seconds < SLICE_SECONDS:
         worker.pace = min(2 * worker.pace, FASTEST_PACE)
     return now
-
-
-def _share(worker: Worker, queue: DeliveryQueue[Entry]) -> int:
-    """Take no more of the queue than a worker's share, and then give way to the others."""
-    workers = worker.subscription.concurrency
-    if workers == 1:
-        return min(worker.pace, len(queue.items))
-    worker.slice_ends = 0.0
-    return min(worker.pace, -(-len(queue.items) // workers))
 
 
 async def carry_out(subscription: Subscription, asked: Asked) -> None:

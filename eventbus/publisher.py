@@ -118,6 +118,8 @@ class Publishing:
         try:
             route = self._quick_routes[topic]
         except (KeyError, TypeError):  # a new topic, or one of a bus with middleware; or no topic
+            route = None
+        if route is None:
             if self._layers:
                 return await self._publish_with(topic, event, options)
             route = await self._find_route(topic)
@@ -135,6 +137,8 @@ class Publishing:
                 entry.message = message
                 entry.event = made
         except Exception:  # noqa: BLE001 - no short way, or a model refuses: `feed` settles either
+            queues = None
+        if queues is None:
             waiters = await self._feed(route, message)
         else:
             for queue in queues:

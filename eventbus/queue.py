@@ -31,7 +31,7 @@ __all__ = (
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from anyio import Event, TaskInfo, get_current_task
 from anyio.lowlevel import checkpoint
@@ -51,16 +51,29 @@ _STOPPED = "the bus stopped while this publish waited for room in a full queue"
 
 
 class Activity:
-    """How many queues have work, and the wish to know when none has."""
+    """What has work: queues, and what else counts itself; and the wish to know when nothing has.
 
-    __slots__ = ("_busy", "_idle")
+    Queues are asked when somebody wants to know. Were each to tell of every change, a message to a
+    parked worker would take 0.7 us more, a tenth of its way.
+    """
+
+    __slots__ = ("_busy", "_idle", "_queues")
 
     def __init__(self) -> None:
+        self._queues: dict[DeliveryQueue[Any], None] = {}
         self._busy = 0
         self._idle: Event | None = None
 
+    def add(self, queue: "DeliveryQueue[Any]") -> None:
+        """Ask this queue, too."""
+        self._queues[queue] = None
+
+    def remove(self, queue: "DeliveryQueue[Any]") -> None:
+        """Ask it no more; idempotent."""
+        self._queues.pop(queue, None)
+
     def begin(self) -> None:
-        """Count one more queue with work."""
+        """Count one more thing with work that is no queue."""
         self._busy += 1
 
     def end(self) -> None:
@@ -71,11 +84,21 @@ class Activity:
             self._idle = None
 
     async def wait_idle(self) -> None:
-        """Wait for a moment at which no queue has work; a checkpoint in any case."""
+        """Wait for a moment at which nothing has work; a checkpoint in any case."""
         await checkpoint()
+        while await self._wait_for_each():
+            pass  # meanwhile others may have got work
+
+    async def _wait_for_each(self) -> bool:
+        """Wait for all that have work now, one after the other; False if there were none."""
+        busy = [queue for queue in self._queues if queue.is_busy]
+        for queue in busy:
+            await queue.wait_idle()
         if self._busy:
             self._idle = self._idle or Event()
             await self._idle.wait()
+            return True
+        return bool(busy)
 
 
 class Waiter(Generic[T]):
@@ -193,12 +216,11 @@ class DeliveryQueue(Generic[T]):
 
     __slots__ = (
         "_activity",
-        "_finished",
         "_idle",
-        "_is_busy",
         "_key_of",
         "_latest",
         "_new_wake_up",
+        "_now_idle",
         "_on_dropped",
         "_spare",
         "_start_worker",
@@ -246,9 +268,10 @@ class DeliveryQueue(Generic[T]):
         self._key_of = key_of
         self._latest: dict[str | None, T] | None = {} if overflow == "latest" else None
         self._activity = activity
-        self._is_busy = False
-        self._finished: Event | None = None
+        self._now_idle: Event | None = None
         self.limit = 0
+        if activity is not None:
+            activity.add(self)
         self._update()
 
     # --- publishers -----------------------------------------------------------------------------
@@ -491,11 +514,17 @@ class DeliveryQueue(Generic[T]):
         self.wake_all()
         self._break_deadlocks()
 
-    async def wait_finished(self) -> None:
-        """Wait until a closed queue is empty and its takers have gone."""
-        if self._is_working():
-            self._finished = self._finished or Event()
-            await self._finished.wait()
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is work that is going to be done: queued, held, waiting or running."""
+        is_working = self.items or self.held or self.waiters or len(self._idle) < self._started
+        return bool(is_working) and not self.is_stopped
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is queued and no taker is at work."""
+        if self.is_busy:
+            self._now_idle = self._now_idle or Event()
+            await self._now_idle.wait()
 
     def wake_all(self) -> None:
         """Wake every parked taker, so that it looks around."""
@@ -518,6 +547,8 @@ class DeliveryQueue(Generic[T]):
         self.items.clear()
         self.held = 0
         self.close()
+        if self._activity is not None:
+            self._activity.remove(self)
         return abandoned
 
     def refuse_waiting(self) -> None:
@@ -533,25 +564,14 @@ class DeliveryQueue(Generic[T]):
                 break_deadlock(server)
 
     def _update(self) -> None:
-        """Set `limit` and tell whether there is work: the one place, called at every change."""
+        """Set `limit`, and tell who waits for an end: the one place, called at every change."""
         has_shortcut = not (
             self._idle or self._spare or self.waiters or self.is_closed or self._latest is not None
         )
         self.limit = self.size - self.held if has_shortcut else 0
-        is_working = self.items or self.held or self.waiters or len(self._idle) < self._started
-        is_busy = bool(is_working) and not self.is_stopped
-        if is_busy is not self._is_busy:
-            self._is_busy = is_busy
-            self._tell(is_busy=is_busy)
-
-    def _is_working(self) -> bool:
-        return bool(self.items or self.held or self.waiters or len(self._idle) < self._started)
-
-    def _tell(self, *, is_busy: bool) -> None:
-        if self._activity is not None:
-            (self._activity.begin if is_busy else self._activity.end)()
-        if self._finished is not None and not is_busy:
-            self._finished.set()
+        if self._now_idle is not None and not self.is_busy:
+            self._now_idle.set()
+            self._now_idle = None
 
 
 class Lanes(Generic[T]):

@@ -174,13 +174,18 @@ class Worker:
         """How long an attempt may take, if bounded."""
         return self.subscription.timeout_seconds
 
-    def begin_burst(self, size: int) -> Iterator[int]:
-        """Begin to handle that many entries, counted by the iterator that steps through them.
+    def begin_burst(self, queued: int) -> Iterator[int]:
+        """Begin to handle a share of what is queued, counted by the iterator that steps through it.
 
-        Reading the count from the iterator's progress saves 0.035 F against counting each.
+        Reading the count from the iterator's progress saves 0.035 F against counting each. With
+        several workers each gives way to the others after its share.
         """
-        self.subscription.counts.started += self.burst_size - length_hint(self.burst)
-        self.burst_size = size
+        subscription = self.subscription
+        subscription.counts.started += self.burst_size - length_hint(self.burst)
+        if subscription.concurrency > 1:
+            self.slice_ends = 0.0
+            queued = -(-queued // subscription.concurrency)
+        self.burst_size = size = queued if queued < self.pace else self.pace
         self.burst = burst = iter(range(size))
         return burst
 

@@ -830,7 +830,7 @@ async def test_finished_is_empty_with_all_workers_gone(clock: ManualClock) -> No
     queue.close()
 
     async def wait() -> None:
-        await queue.wait_finished()
+        await queue.wait_idle()
         finished.append("finished")
 
     async with anyio.create_task_group() as tasks:
