@@ -1,6 +1,7 @@
 """What wraps handlers and publishes: middleware, and the policies of an attempt."""
 
 __all__ = (
+    "Binding",
     "CallNext",
     "CircuitBreaker",
     "DeadLetter",
@@ -16,6 +17,7 @@ __all__ = (
 )
 
 from eventbus.middleware.chain import (
+    Binding,
     CallNext,
     Middleware,
     Policy,

@@ -7,6 +7,7 @@ is built once, when its subscription gets its first message.
 """
 
 __all__ = (
+    "Binding",
     "CallNext",
     "Gate",
     "Middleware",
@@ -71,7 +72,10 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Binding(Protocol):
-    """A middleware that makes its own link of the chain, and saves a coroutine by that."""
+    """A middleware that makes its own link of the chain, and saves a coroutine by that.
+
+    It may give `call_next` itself, and costs nothing then.
+    """
 
     def bind(self, call_next: CallNext) -> CallNext:
         """Give what is called in place of the middleware."""

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import pytest
 from anyio import get_current_task, sleep_forever
+from anyio.lowlevel import checkpoint
 from eventbus_opentelemetry import DeliveryTelemetry, PublishTelemetry, publish
 from opentelemetry import baggage, propagate, trace
 from opentelemetry import context as propagation
@@ -20,7 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
-from eventbus import Context, EventBus, InvalidEvent, Topic, plugins
+from eventbus import Context, EventBus, InvalidEvent, Receipt, Topic, plugins
 from eventbus.middleware import DeadLetter, Retry, Timeout
 
 JOBS = Topic("jobs.new", int)
@@ -266,6 +267,40 @@ async def test_a_handler_that_is_not_async_publishes_in_its_trace_too(collected:
     process = collected.span("process jobs.new")
     assert current == [context_of(process).span_id]
     assert is_child(collected.span("publish jobs.done"), process)
+
+
+async def test_a_publish_that_does_not_wait_is_recorded(collected: Collected) -> None:
+    """Recording never waits, so that `publish_nowait` can be had with it."""
+    bus = collected.bus()
+    bus.on(JOBS)(do_nothing)
+
+    async with bus:
+        bus.publish_nowait(JOBS, 1)
+
+    assert is_child(collected.span("process jobs.new"), collected.span("publish jobs.new"))
+
+
+async def test_what_is_published_for_later_can_be_cancelled(collected: Collected) -> None:
+    """The receipt is one of the message as it travels, and a later delivery is in its trace."""
+    bus = collected.bus()
+    receipts: list[Receipt] = []
+
+    @bus.on(JOBS)
+    async def work(job: int, context: Context[int]) -> None:
+        receipts.append(await context.publish(DONE, 1, delay=3600))
+        await context.publish(DONE, 2, delay=0.001)
+
+    bus.on(DONE)(do_nothing)
+
+    async with bus:
+        receipts.append(await bus.publish(DONE, 3, delay=3600))
+        await bus.publish(JOBS, 1)
+        while not collected.spans("process jobs.done"):
+            await checkpoint()
+        cancelled = [receipt.cancel() for receipt in receipts]
+
+    assert cancelled == [True, True]
+    assert is_child(collected.span("process jobs.done"), collected.spans("publish jobs.done")[-1])
 
 
 async def test_a_failed_attempt_tells_its_error(collected: Collected) -> None:
