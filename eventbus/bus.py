@@ -33,6 +33,7 @@ from eventbus.events import Desk, Events
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware
 from eventbus.plugins import transport_for
+from eventbus.probe import Probe
 from eventbus.publisher import Publishing
 from eventbus.queue import Activity, Overflow
 from eventbus.registration import (
@@ -336,7 +337,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         subscriptions = self._registry.subscriptions.values()
         gone = self.unrouted
         gone.add(self._registry.ended)
-        return read_bus(self.published, self.unmatched, gone, subscriptions, self.clock.now())
+        return read_bus(self.accepted, self.unmatched, gone, subscriptions, self.clock.now())
 
     async def dead_letters(
         self, subscription: str | None = None, *, limit: int = 100, before: str | None = None
@@ -374,6 +375,50 @@ class EventBus(Registering, Publishing, Generic[C]):
         await checkpoint()
         return self._bus_transport.purge_dead_letters(subscription, ids)
 
+    # --- who watches ------------------------------------------------------------------------
+
+    @contextmanager
+    def attach(self, probe: Probe) -> Generator[None]:
+        """Let a probe watch the bus for the length of a block, whether it runs or not.
+
+        Handlers that run meanwhile are watched from their next delivery on.
+        """
+        self._watch((*self.probes, probe))
+        try:
+            yield
+        finally:
+            self._watch(tuple(one for one in self.probes if one is not probe))
+
+    def _watch(self, probes: tuple[Probe, ...]) -> None:
+        self.probes = probes
+        self.forget_routes()
+        for subscription in self._registry.subscriptions.values():
+            subscription.renew_workers()
+
+    def keep_time_by(self, clock: Clock) -> None:
+        """Take the time from another clock: for tests of a bus that an application has made.
+
+        Raises:
+            EventBusError: The bus is running.
+        """
+        if self.is_running:
+            raise EventBusError(f"{self!r} is running: give it another clock before it starts")
+        self.clock = self._timers.clock = self._schedule.clock = self._bus_transport.clock = clock
+        self._now = clock.now
+
+    def names_of(self, handler_or_name: str | Callable[..., object], /) -> list[str]:
+        """Name the subscriptions that a handler serves, or the one of that name.
+
+        Raises:
+            InvalidOption: Nothing of that name, or no such handler, is subscribed.
+        """
+        return [subscription.name for subscription, _ in self._registry.find(handler_or_name)]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the bus has been started and not yet closed."""
+        return self._phase not in {Phase.NEW, Phase.CLOSED}
+
     # --- life -------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -383,7 +428,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             ContractError: A handler fits none of the contracts that its pattern overlaps.
             EventBusError: It is running already.
         """
-        if self._phase not in {Phase.NEW, Phase.CLOSED}:
+        if self.is_running:
             raise EventBusError(f"{self!r} is running already: enter it once at a time")
         self._registry.begin()
         self._runtime = Runtime(self, self.clock, self._timers, threads=self._most_threads)

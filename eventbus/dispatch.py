@@ -77,8 +77,7 @@ async def run_worker(worker: Worker) -> None:
     """Serve a subscription with one of its handlers until there is nothing left to serve."""
     subscription = worker.subscription
     queue = subscription.ready_queue()
-    call = _call_of(worker.member, subscription)
-    link = _chain_of(worker.member, subscription, call)
+    call, link = _calls_of(worker)
     serve_here(worker)
     worker.pristine = copy_context()
     worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
@@ -94,6 +93,9 @@ async def run_worker(worker: Worker) -> None:
             ending = _ending(worker)
         elif worker.is_interrupted:
             await _tell_of_ignored_cancellation(worker)
+        if ending is Ending.FINISHED and worker.is_stale and not worker.member.is_retired:
+            call, link = _calls_of(worker)
+            ending = Ending.AGAIN
     worker.flush()
     worker.current = None
     subscription.host.runtime.unwatch(worker)
@@ -175,7 +177,7 @@ async def _has_work(worker: Worker, queue: DeliveryQueue[Entry]) -> bool:
     if worker.lane is not None:  # taken for it by a handler that joined the group meanwhile
         _leave_lane(worker)
     is_rested = _find_pace(worker) < worker.slice_ends
-    while not worker.member.is_retired:
+    while not worker.is_stale:
         if queue.items and is_rested:
             return True
         if queue.items:
@@ -285,11 +287,13 @@ async def give_up(subscription: Subscription, delivery: Delivery, error: BaseExc
         "a dead letter now" if keep else f"lost: {_why_lost(is_settled=is_settled)}",
         exc_info=_without_our_frames(error),
     )
+    now = subscription.host.clock.now()
+    failure = FailedDelivery.of(delivery, subscription.name, error, now=now)
+    for probe in subscription.host.probes:
+        probe.on_given_up(failure, error)
     if is_settled:
         subscription.counts.lost += 1
         return
-    now = subscription.host.clock.now()
-    failure = FailedDelivery.of(delivery, subscription.name, error, now=now)
     await subscription.source.settle([(delivery, Dead(failure, keep=keep))])
 
 
@@ -427,6 +431,14 @@ def _key_or_none(subscription: Subscription, entry: Entry) -> str | None:
 # --- Calling --------------------------------------------------------------------------------------
 
 
+def _calls_of(worker: Worker) -> tuple[Call, CallNext | None]:
+    """Build what a worker calls: the handler, and the chain around it where there is more."""
+    member, subscription = worker.member, worker.subscription
+    worker.is_stale = member.is_retired
+    call = _call_of(member, subscription)
+    return call, _chain_of(member, subscription, call)
+
+
 def _call_of(member: Member, subscription: Subscription) -> Call:
     """Give what calls the handler: itself, or a worker thread if it is not async."""
     handler, threads = member.handler, subscription.host.runtime.threads
@@ -448,6 +460,7 @@ def _call_of(member: Member, subscription: Subscription) -> Call:
 def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNext | None:
     """Build the chain around the handler; None where there is nothing but the handler."""
     layers = layers_of(subscription.options.middleware)
+    layers += [partial(probe.on_call, member.handler) for probe in subscription.host.probes]
     takes_context = member.shape.takes_context
     gates = subscription.gates
     if not (layers or gates or takes_context) and subscription.options.ack == "auto":

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl
 
 from eventbus.clock import Clock
+from eventbus.codec import JsonCodec
 from eventbus.entry_points import Plugin, find, names
 from eventbus.errors import InvalidOption, UnknownTransport
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
@@ -59,8 +60,7 @@ def transport_for(url: str, clock: Clock, timers: Timers) -> MemoryTransport:
     """
     scheme, rest = _split(url)
     if scheme == "memory":
-        _refuse_options_of_memory(rest)
-        return MemoryTransport(clock, timers)
+        return MemoryTransport(clock, timers, _codec_of_memory(rest))
     made = transport(url, clock)
     raise UnknownTransport(
         f"{scheme!r} is served by {type(made).__name__}, but this eventbus carries messages in "
@@ -96,12 +96,19 @@ def _split(url: object) -> tuple[str, str]:
     return (scheme.lower(), rest) if is_scheme else ("", url)
 
 
-def _refuse_options_of_memory(rest: str) -> None:
+def _codec_of_memory(rest: str) -> JsonCodec | None:
     place, _, query = rest.partition("?")
     if place not in {"", "//"}:
         raise InvalidOption("memory:// takes neither host nor path: nothing is stored or sent")
-    for name, _ in parse_qsl(query, keep_blank_values=True):
-        raise InvalidOption(f"memory:// has no option {name!r}: leave it out")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    codec = options.pop("codec", None)
+    for name in options:
+        raise InvalidOption(
+            f"memory:// has no option {name!r}: leave it out{did_you_mean(name, ('codec',))}"
+        )
+    if codec not in {None, "json"}:
+        raise InvalidOption(f"memory://?codec={codec} is unknown: give codec=json, or leave it out")
+    return None if codec is None else JsonCodec()
 
 
 def _checked_transport(plugin: Plugin, made: object) -> Transport[Any]:

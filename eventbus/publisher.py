@@ -28,6 +28,7 @@ from eventbus.middleware.chain import (
     compose_publish,
     run_without_waiting,
 )
+from eventbus.probe import Probe
 from eventbus.publishing import PublishOptions, caused_by, traits_of
 from eventbus.queue import Activity, Waiter, wait_for_places
 from eventbus.schedule import Later, Schedule
@@ -35,6 +36,7 @@ from eventbus.subscription import Counts
 from eventbus.timers import Timers
 from eventbus.topics import check_topic, is_reserved
 from eventbus.transports.memory import MemoryTransport
+from eventbus.transports.probed import ProbedRoute
 from eventbus.transports.route import Route
 
 M = TypeVar("M")
@@ -60,6 +62,7 @@ class Publishing:
         schedule_size: int,
     ) -> None:
         self.contracts = contracts
+        self.probes: tuple[Probe, ...] = ()
         self.unmatched = 0
         # `publish` counts down to its next checkpoint, and what it has counted is summed up then:
         # one number to look at, where a count and a checkpoint of their own were 28 ns more.
@@ -235,7 +238,7 @@ class Publishing:
         _require(await self._send(message), message.head[2])
 
     @property
-    def published(self) -> int:
+    def accepted(self) -> int:
         """How many messages have been accepted."""
         return self._published_before + TURNS - self._turns
 
@@ -346,9 +349,7 @@ class Publishing:
         return waiters
 
     def _check(self, topic: str, event: object) -> None:
-        contract = self.contracts.schema_for(topic)
-        if contract is not None:
-            contract.check(topic, event)
+        self._transport.check(topic, event, self.contracts.schema_for(topic))
 
     def _count(self, route: Route, messages: int) -> None:
         self._turns -= messages
@@ -381,6 +382,8 @@ class Publishing:
         route = self._routes.get(topic)
         if route is None:
             route = self._transport.route(name, self.contracts.schema_for(name))
+            if self.probes:
+                route = ProbedRoute(route, self.probes)
             if self.keeps_routes:
                 self._keep(topic, route)
         return route

@@ -82,7 +82,7 @@ class Schedule:
     ) -> None:
         self.abandoned = 0
         self._size = size
-        self._clock = clock
+        self.clock = clock
         self._timers = timers
         self._activity = activity
         self._send = send
@@ -175,8 +175,8 @@ class Schedule:
     def _is_too_late(self, later: Later) -> bool:
         if self._deadline is None:
             return False
-        seconds = later.at - self._clock.now() if later.seconds is None else later.seconds
-        return self._clock.monotonic() + seconds > self._deadline
+        seconds = later.at - self.clock.now() if later.seconds is None else later.seconds
+        return self.clock.monotonic() + seconds > self._deadline
 
     def _tell(self) -> None:
         """Say how many are abandoned, in one line: they may be a million."""

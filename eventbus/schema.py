@@ -123,6 +123,10 @@ class Schema(Generic[M]):
         except ValidationError as error:
             raise InvalidEvent(_refusal(topic, self.name, event, error)) from error
 
+    def dump_json(self, event: M, *, by_alias: bool) -> bytes:
+        """Write an event as the JSON that validates into it."""
+        return self._adapter.dump_json(event, by_alias=by_alias, round_trip=True)
+
     def complete(self) -> None:
         """Resolve what the model refers to, if that was defined after it; else nothing is done.
 

@@ -29,6 +29,7 @@ from eventbus.middleware import (
     Timeout,
 )
 from eventbus.middleware.chain import Gate, innermost
+from eventbus.probe import Probe
 from eventbus.publishing import PublishOptions
 from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
 from eventbus.schema import Schema
@@ -119,6 +120,11 @@ class Host(Protocol):
         ...
 
     @property
+    def probes(self) -> Sequence[Probe]:
+        """Who watches."""
+        ...
+
+    @property
     def is_stopping(self) -> bool:
         """Whether the bus is being stopped at once."""
         ...
@@ -154,6 +160,7 @@ class Worker:
     lane: str | None = None
     scope: CancelScope | None = None
     is_interrupted: bool = False  # its current attempt was cancelled: overdue, or the bus stops
+    is_stale: bool = False  # its handler has gone, or is to be called another way
     pristine: Variables | None = None
     burst: Iterator[int] = field(default_factory=lambda: iter(()))
     burst_size: int = 0
@@ -379,6 +386,13 @@ class Subscription:
         if self.queue is not None:
             started = sum(worker.member is member for worker in self.workers)
             self.queue.remove_unstarted(member.concurrency - started)
+        self.renew_workers()
+
+    def renew_workers(self) -> None:
+        """Let each worker look, after what it is doing now, how and whether it goes on."""
+        for worker in self.workers:
+            worker.is_stale = True
+        if self.queue is not None:
             self.queue.wake_all()
 
     def interrupt(self) -> None:

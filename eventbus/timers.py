@@ -131,7 +131,7 @@ class Timers:
     """Call back at due times on a clock; ties in the order they were set."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._durations = Heap()
         self._moments = Heap()
         self._nap: CancelScope | None = None
@@ -150,7 +150,7 @@ class Timers:
 
     def set_later(self, seconds: float, timer: Due) -> None:
         """Set what is due when so many seconds have passed, whatever the wall clock says."""
-        self._set(self._durations, self._clock.monotonic() + seconds, timer)
+        self._set(self._durations, self.clock.monotonic() + seconds, timer)
 
     def set_at(self, moment: float, timer: Due) -> None:
         """Set what is due at a wall time, in seconds since the epoch."""
@@ -177,7 +177,7 @@ class Timers:
         """Drop every timer due later than that monotonic time."""
         for timer in self._durations.take_after(due):
             timer.drop()
-        for timer in self._moments.take_after(self._clock.now() + due - self._clock.monotonic()):
+        for timer in self._moments.take_after(self.clock.now() + due - self.clock.monotonic()):
             timer.drop()
 
     async def run(self) -> None:
@@ -198,12 +198,12 @@ class Timers:
 
     async def _sleep_until_next(self) -> None:
         seconds = min(
-            self._durations.next_due() - self._clock.monotonic(),
-            self._moments.next_due() - self._clock.now(),
+            self._durations.next_due() - self.clock.monotonic(),
+            self._moments.next_due() - self.clock.now(),
             LOOK_SECONDS if self._moments else math.inf,
         )
         if seconds < math.inf:
-            await self._clock.sleep(max(0.0, seconds))
+            await self.clock.sleep(max(0.0, seconds))
         else:
             await anyio.sleep_forever()
 
@@ -218,5 +218,5 @@ class Timers:
                 await checkpoint()
 
     def _take_due(self) -> Due | None:
-        due = self._durations.take(self._clock.monotonic())
-        return due or self._moments.take(self._clock.now())
+        due = self._durations.take(self.clock.monotonic())
+        return due or self._moments.take(self.clock.now())

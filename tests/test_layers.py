@@ -13,9 +13,9 @@ LAYERS = {
     5: "bus  plugins",
     4: "runtime  dispatch  watchdog  publisher  registry  router  events",
     3: "subscription  stats  registration  transports  transports.memory  transports.route"
-    "  transports.dead_letters",
-    2: "context  transports.base  middleware  middleware.*",
-    1: "deadlocks  message  publishing  settling  contracts  schema  fitting  queue  retry"
+    "  transports.coded  transports.probed  transports.dead_letters",
+    2: "context  probe  transports.base  middleware  middleware.*",
+    1: "deadlocks  message  publishing  settling  contracts  schema  codec  fitting  queue  retry"
     "  schedule  timers  threads  handlers  entry_points",
     0: "errors  clock  topics  cache  _loop",
 }

@@ -15,6 +15,8 @@ from typing import Any
 import anyio
 import pytest
 
+pytest_plugins = ("pytester",)
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 READMES = [README, *sorted(ROOT.glob("plugins/*/README.md"))]
@@ -51,6 +53,7 @@ def collect(file: Path) -> list[Block]:
     ]
 
 
+TESTS = [block for block in collect(README) if "async def test_" in block.code]
 PROGRAMS = [block for file in READMES for block in collect(file) if block.is_program]
 SNIPPETS = [block for block in collect(README) if not block.is_program]
 
@@ -81,6 +84,15 @@ async def test_the_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
             await awaiting
         printed = capsys.readouterr().out
         assert (snippet.line, printed) == (snippet.line, snippet.output)
+
+
+@pytest.mark.parametrize("test", TESTS, ids=lambda test: f"line_{test.line}")
+def test_a_test_passes(test: Block, pytester: pytest.Pytester) -> None:
+    """A newcomer who pastes a test into a file of its own sees it pass."""
+    pytester.makepyfile(test.code)
+    result = pytester.runpytest_inprocess("--anyio-mode=auto")
+
+    result.assert_outcomes(passed=2)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: f"line_{snippet.line}")

@@ -15,6 +15,7 @@ from anyio import sleep_forever
 from pydantic import ValidationError
 
 from eventbus.clock import Clock
+from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
 from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
 from eventbus.queue import DROPPING, wait_for_places
@@ -23,6 +24,7 @@ from eventbus.subscription import Subscription
 from eventbus.timers import Timers
 from eventbus.topics import TopicTree
 from eventbus.transports.base import Capabilities, Dead, Outcome, RetryLater
+from eventbus.transports.coded import CodedRoute, as_sent
 from eventbus.transports.dead_letters import DeadLetters
 from eventbus.transports.route import Route
 
@@ -72,8 +74,9 @@ class MemoryTransport:
 
     capabilities = Capabilities(feeds=True)
 
-    def __init__(self, clock: Clock, timers: Timers) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, timers: Timers, codec: JsonCodec | None = None) -> None:
+        self.clock = clock
+        self._codec = codec
         self._timers = timers
         self._tree: TopicTree[Subscription] = TopicTree()
         self._subscriptions: dict[str, Subscription] = {}
@@ -98,7 +101,21 @@ class MemoryTransport:
 
     def route(self, topic: str, contract: Schema[Any] | None) -> Route:
         """Work out where messages of a topic go; good until a subscription is opened or closed."""
-        return Route(topic, contract, self._tree.match(topic), self._refuse)
+        matching = self._tree.match(topic)
+        if self._codec is not None:
+            return CodedRoute(topic, contract, matching, self._refuse, self._codec)
+        return Route(topic, contract, matching, self._refuse)
+
+    def check(self, topic: str, payload: object, contract: Schema[Any] | None) -> None:
+        """Refuse now what is published later; from any thread.
+
+        Raises:
+            InvalidEvent: The contract refuses the payload, or it cannot be what the codec writes.
+        """
+        if contract is not None:
+            contract.check(topic, payload)
+        if self._codec is not None:
+            self._codec.encode(topic, payload, contract)
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Put messages into the queues they match, waiting where those are full."""
@@ -111,8 +128,10 @@ class MemoryTransport:
         if subscription.options.skips_invalid:
             return
         delivery = LaterDelivery(message, message.payload, attempt=0)
-        failure = FailedDelivery.of(delivery, subscription.name, error, now=self._clock.now())
+        failure = FailedDelivery.of(delivery, subscription.name, error, now=self.clock.now())
         logger.warning("%s refuses %r: %s", subscription.name, message, _flaws(error))
+        for probe in subscription.host.probes:
+            probe.on_given_up(failure, error)
         self.bury(subscription, Dead(failure, keep=subscription.keeps_dead_letters))
 
     # --- subscriptions ----------------------------------------------------------------------
@@ -151,7 +170,7 @@ class MemoryTransport:
             _abandon(subscription, again)
             retry.then()
 
-        if self._deadline is not None and self._clock.monotonic() + retry.delay > self._deadline:
+        if self._deadline is not None and self.clock.monotonic() + retry.delay > self._deadline:
             stay_away()
         else:
             self._timers.call_later(retry.delay, come_back, drop=stay_away)
@@ -227,7 +246,7 @@ def _delivery_for(subscription: Subscription, message: Message) -> LaterDelivery
     if subscription.schema is None:
         return LaterDelivery(message, message.payload)
     try:
-        return LaterDelivery(message, subscription.schema.validate(message.payload))
+        return LaterDelivery(message, subscription.schema.validate(as_sent(message)))
     except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
         logger.warning("%s still refuses %r: %s", subscription.name, message, _flaws(error))
         return None
