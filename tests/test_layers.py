@@ -31,7 +31,7 @@ RESERVED = {
     "pytest": "testing  testing.*",
     "rich": "cli  cli.*",
     "time": "clock  middleware.log",  # the log tells how long the machine took
-    "random": "clock  retry",
+    "random": "clock  retry  testing  testing.*",
     "importlib.metadata": "entry_points",
     "sqlite3": "nobody yet",
     "pickle": "nobody",

@@ -92,7 +92,7 @@ def test_a_test_passes(test: Block, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test.code)
     result = pytester.runpytest_inprocess("--anyio-mode=auto")
 
-    result.assert_outcomes(passed=2)
+    assert result.parseoutcomes().keys() == {"passed"}
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: f"line_{snippet.line}")

@@ -8,9 +8,11 @@ __all__ = (
     "Failure",
     "ManualClock",
     "Recorder",
+    "Simulation",
     "TestBus",
     "VirtualClock",
     "VirtualLoop",
+    "simulate",
     "virtual_backend",
 )
 
@@ -18,3 +20,4 @@ from eventbus.testing.bus import BusOptions, TestBus
 from eventbus.testing.clock import ManualClock, VirtualClock
 from eventbus.testing.loop import VirtualLoop, virtual_backend
 from eventbus.testing.recorder import Failure, Recorder
+from eventbus.testing.simulation import Simulation, simulate

@@ -1,9 +1,13 @@
 """Virtual time on trio: its own mock clock, held while something outside is at work."""
 
-__all__ = ("virtual_options",)
+__all__ = ("seeded", "virtual_options")
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from trio.abc import Instrument
 from trio.lowlevel import Task, current_statistics
@@ -36,3 +40,13 @@ def _waits() -> bool:
     statistics = current_statistics().io_statistics
     names = ("tasks_waiting_read", "tasks_waiting_write", "tasks_waiting")  # epoll's; kqueue's
     return sum(getattr(statistics, name, 0) for name in names) > 1
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """Let a seed decide which task goes on: trio's own switch for tests, which is not public."""
+    with (
+        patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", new=True),
+        patch("trio._core._run._r", Random(seed)),
+    ):
+        yield
