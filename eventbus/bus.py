@@ -30,8 +30,8 @@ from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Desk, Events
-from eventbus.middleware import Middleware, Policy, PublishMiddleware
-from eventbus.middleware.chain import check_middleware
+from eventbus.middleware import Correlate, Middleware, Policy, PublishMiddleware
+from eventbus.middleware.chain import check_middleware, innermost
 from eventbus.plugins import transport_for
 from eventbus.probe import Probe
 from eventbus.publisher import Publishing
@@ -126,7 +126,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         self._drain_seconds = seconds_of("drain_timeout", drain_timeout)
         self._timers = Timers(self.clock)
         self._bus_transport = transport_for(url, self.clock, self._timers)
-        known = Contracts(contracts)
+        known, layers = Contracts(contracts), check_middleware(middleware)
         Publishing.__init__(
             self,
             self._bus_transport,
@@ -140,10 +140,10 @@ class EventBus(Registering, Publishing, Generic[C]):
             self,
             self._bus_transport,
             known,
-            Defaults(
-                queue_size=queue_size, overflow=overflow, middleware=check_middleware(middleware)
-            ),
+            Defaults(queue_size=queue_size, overflow=overflow, middleware=layers),
         )
+        if innermost(layers, Correlate) is not None:
+            self.correlate()
         self._phase = Phase.NEW
         self._most_threads = threads
 
@@ -155,6 +155,8 @@ class EventBus(Registering, Publishing, Generic[C]):
     def register(self, registration: Registration) -> None:
         """Add a handler with all that was said about it; `on` and `include` end here."""
         self._registry.register(registration)
+        if innermost(registration.middleware, Correlate) is not None:
+            self.correlate()
         self.forget_routes()
 
     def include(

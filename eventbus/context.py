@@ -2,7 +2,7 @@
 
 __all__ = ("OUTBOX_SIZE", "Context", "FailedDelivery", "Origin", "Payload", "decide", "verdict_on")
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from traceback import format_exception
@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
 from pydantic import BaseModel
 from typing_extensions import Unpack
 
-from eventbus.clock import seconds_of, uuid7_text
+from eventbus.clock import Clock, seconds_of, uuid7_text
 from eventbus.contracts import Topic
 from eventbus.errors import AlreadySettled, InvalidOption, QueueFull
 from eventbus.message import Delivery, Entry, Message, Receipt
@@ -79,6 +79,15 @@ class Origin(Protocol):
     @property
     def max_attempts(self) -> int:
         """How often a delivery is attempted at most."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Where the time comes from."""
+        ...
+
+    def tell_failures(self, listener: Callable[[Entry], None]) -> None:
+        """Tell a listener of every attempt that fails from now on."""
         ...
 
     def prepare(

@@ -34,6 +34,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from eventbus._loop import is_foreign_cancellation
 from eventbus.clock import stopwatch
 from eventbus.context import Context, FailedDelivery, decide, verdict_on
+from eventbus.correlation import note_handling
 from eventbus.deadlocks import serve_here
 from eventbus.errors import HandlerTimeout, InvalidHandler
 from eventbus.message import Delivery, Entry, LaterDelivery, delivery_of
@@ -79,6 +80,8 @@ async def run_worker(worker: Worker) -> None:
     queue = subscription.ready_queue()
     call, link = _calls_of(worker)
     serve_here(worker)
+    if subscription.correlates:
+        note_handling(worker)
     worker.pristine = copy_context()
     worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
     ending = Ending.AGAIN
@@ -234,6 +237,8 @@ async def settle(worker: Worker, entry: Entry, error: BaseException) -> None:
     subscription.counts.failed += 1
     for gate in subscription.gates:
         gate.failed(error)
+    for tell in subscription.failure_listeners:
+        tell(entry)
     delay = delay_of_next(subscription, delivery, error)
     if delay is None:
         await give_up(subscription, delivery, error)

@@ -10,7 +10,7 @@ __all__ = ("Publishing",)
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from pydantic import BaseModel
@@ -20,6 +20,7 @@ from eventbus.cache import BoundedCache
 from eventbus.clock import Clock
 from eventbus.context import Payload
 from eventbus.contracts import Contracts, Topic
+from eventbus.correlation import is_noted, message_here
 from eventbus.errors import BusClosed, EventBusError, InvalidEvent, InvalidTopic, NoSubscribers
 from eventbus.message import Delivery, Entry, Message, Receipt, Traits, note_matched, write_message
 from eventbus.middleware.chain import (
@@ -46,6 +47,30 @@ logger = logging.getLogger("eventbus")
 ROUTES_KEPT = 8192
 QUEUES_KEPT = 1_000_000  # in all routes together: 100,000 subscriptions to `>` are one route each
 TURNS = 128  # publishes from one checkpoint to the next
+
+
+class Routes(Protocol):
+    """Where a route is looked up by its topic."""
+
+    def __getitem__(self, topic: Topic[Any] | str, /) -> Route:
+        """Give the route.
+
+        Raises:
+            KeyError: There is none.
+        """
+        ...
+
+
+class _QuickOutsideHandlers:
+    """The routes, but none where a message may have to be noted as what this one came from."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+
+    def __getitem__(self, topic: Topic[Any] | str, /) -> Route:
+        if is_noted():
+            raise KeyError(topic)
+        return self._routes[topic]
 
 
 class Publishing:
@@ -77,8 +102,9 @@ class Publishing:
         self._layers = check_publish_middleware(middleware)
         self._send = compose_publish(self._layers, self._accept)
         self._send_now = compose_publish(self._layers, self._accept_now)
+        self._is_correlating = False
         # Where `publish` finds what needs nothing but its route.
-        self._quick_routes = {} if self._layers else self._routes.young
+        self._quick_routes: Routes = {} if self._layers else self._routes.young
 
     @overload
     async def publish(
@@ -123,7 +149,7 @@ class Publishing:
         except (KeyError, TypeError):  # a new topic, or one of a bus with middleware; or no topic
             route = None
         if route is None:
-            if self._layers:
+            if self._layers or self._cause() is not None:
                 return await self._publish_with(topic, event, options)
             route = await self._find_route(topic)
         message = Message()
@@ -213,6 +239,9 @@ class Publishing:
         if route.contract is not None:
             for message in messages:
                 route.check(message.payload)
+        if (cause := self._cause()) is not None:
+            for message in messages:
+                message.head = (*message.head[:2], caused_by(cause, None))
         if self._layers:
             return [await self._send(message) for message in messages]
         for chunk in _chunks(messages, len(messages) if route.is_refusing else TURNS):
@@ -246,6 +275,12 @@ class Publishing:
     def unrouted(self) -> Counts:
         """What became of accepted messages that never reached a subscription."""
         return Counts(lost=self._lost, abandoned=self._schedule.abandoned)
+
+    def correlate(self) -> None:
+        """Let what handlers with `Correlate` publish here belong to their message."""
+        if not self._is_correlating:
+            self._is_correlating = True
+            self._quick_routes = _QuickOutsideHandlers(self._quick_routes)
 
     def forget_routes(self) -> None:
         """Work all routes out anew: who listens, a contract or the bus's state has changed."""
@@ -304,7 +339,12 @@ class Publishing:
         self.require_open()
         now = self._now()
         traits = traits_of(options, now)
+        if (cause := self._cause()) is not None:
+            traits = caused_by(cause, traits)
         return write_message((self._name_of(topic), None, traits), now, event)
+
+    def _cause(self) -> Message | None:
+        return message_here() if self._is_correlating else None
 
     async def _accept(self, message: Message) -> Receipt:
         if (later := _later_of(message)) is not None:

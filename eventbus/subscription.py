@@ -21,6 +21,7 @@ from eventbus.handlers import HandlerShape
 from eventbus.message import Delivery, Entry, Message, delivery_of
 from eventbus.middleware import (
     CircuitBreaker,
+    Correlate,
     DeadLetter,
     Middleware,
     Policy,
@@ -225,8 +226,10 @@ class Subscription:
     """
 
     __slots__ = (
+        "__weakref__",
         "concurrency",
         "counts",
+        "failure_listeners",
         "gates",
         "host",
         "is_group",
@@ -273,6 +276,7 @@ class Subscription:
         self.workers: list[Worker] = []
         self.may_expire = False  # whether a message that can was ever on its way to the queue
         self.gates: Sequence[Gate] = ()
+        self.failure_listeners: Sequence[Callable[[Entry], None]] = ()
         self.seen_dropped = 0
         self.taken = 0  # by iterators, and not settled
 
@@ -287,6 +291,11 @@ class Subscription:
     def keeps_dead_letters(self) -> bool:
         """Whether what it gives up on is kept."""
         return innermost(self.options.middleware, DeadLetter) is not None
+
+    @property
+    def correlates(self) -> bool:
+        """Whether what its handlers do is known as their message's doing."""
+        return innermost(self.options.middleware, Correlate) is not None
 
     @property
     def max_attempts(self) -> int:
@@ -320,6 +329,15 @@ class Subscription:
         lagged = queue.dropped - self.seen_dropped
         self.seen_dropped = queue.dropped
         return lagged
+
+    @property
+    def clock(self) -> Clock:
+        """Where the time comes from."""
+        return self.host.clock
+
+    def tell_failures(self, listener: Callable[[Entry], None]) -> None:
+        """Tell a listener of every attempt that fails from now on."""
+        self.failure_listeners = (*self.failure_listeners, listener)
 
     def prepare(
         self, topic: Topic[Any] | str, event: object, options: PublishOptions, cause: Message

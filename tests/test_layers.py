@@ -15,8 +15,8 @@ LAYERS = {
     3: "subscription  stats  registration  transports  transports.memory  transports.route"
     "  transports.coded  transports.probed  transports.dead_letters",
     2: "context  probe  transports.base  middleware  middleware.*",
-    1: "deadlocks  message  publishing  settling  contracts  schema  codec  fitting  queue  retry"
-    "  schedule  timers  threads  handlers  entry_points",
+    1: "deadlocks  correlation  message  publishing  settling  contracts  schema  codec  fitting"
+    "  queue  retry  schedule  timers  threads  handlers  entry_points",
     0: "errors  clock  topics  cache  _loop",
 }
 

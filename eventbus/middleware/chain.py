@@ -32,7 +32,9 @@ from eventbus.message import Message, Receipt
 
 P = TypeVar("P")
 
-POLICIES = frozenset({"retry", "dead_letter", "timeout", "throttle", "circuit_breaker"})
+POLICIES = frozenset(
+    {"retry", "dead_letter", "timeout", "throttle", "circuit_breaker", "correlate"}
+)
 
 CallNext: TypeAlias = Callable[[Context[Any]], Awaitable[object]]
 """The rest of the chain, as a middleware sees it."""
@@ -66,7 +68,7 @@ class Policy(Protocol):
 
     @property
     def policy(self) -> str:
-        """The kind: `retry`, `dead_letter`, `timeout`, `throttle` or `circuit_breaker`."""
+        """The kind, as `retry` or `timeout`."""
         ...
 
 

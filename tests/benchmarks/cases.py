@@ -5,7 +5,15 @@ __all__ = ("CASES",)
 from collections.abc import Mapping
 
 from eventbus import Context
-from eventbus.middleware import DeadLetter, Filter, Retry, Timeout
+from eventbus.middleware import (
+    Correlate,
+    DeadLetter,
+    Deduplicate,
+    Filter,
+    Retry,
+    Throttle,
+    Timeout,
+)
 from tests.benchmarks import floors, latency, memory, throughput
 from tests.benchmarks.measure import Case, Sample, added
 from tests.benchmarks.throughput import pass_on, with_middleware
@@ -38,6 +46,10 @@ CASES: Mapping[str, Case] = {
     "added by Timeout": Case(added(by=with_middleware(Timeout(5.0)), to=one)),
     "added by where": Case(added(by=throughput.with_where, to=one)),
     "added by Filter": Case(added(by=with_middleware(Filter(lets_through)), to=one)),
+    "added by Throttle": Case(added(by=with_middleware(Throttle(1_000_000)), to=one)),
+    "added by Deduplicate": Case(added(by=with_middleware(Deduplicate()), to=one)),
+    "added by a key": Case(added(by=throughput.with_keys_remembered, to=one)),
+    "added by Correlate": Case(added(by=with_middleware(Correlate()), to=one)),
     "added by a layer": Case(added(by=layers(1), to=one)),
     "added by four more": Case(added(by=layers(5), to=layers(1))),
     "added by a model": Case(added(by=throughput.fan_out_of_models(1), to=one)),

@@ -5,14 +5,24 @@ __all__ = (
     "fan_out",
     "fan_out_of_models",
     "in_batches",
+    "with_keys_remembered",
     "with_middleware",
     "with_where",
 )
 
+from itertools import count
 from time import thread_time_ns
 
 from eventbus import Context, EventBus
-from eventbus.middleware import CallNext, DeadLetter, Middleware, Policy, Retry, Timeout
+from eventbus.middleware import (
+    CallNext,
+    DeadLetter,
+    Deduplicate,
+    Middleware,
+    Policy,
+    Retry,
+    Timeout,
+)
 from tests.benchmarks.floors import Tally, counting
 from tests.benchmarks.measure import Sample, expect
 from tests.benchmarks.order import EVENT, TOPIC, Order
@@ -36,6 +46,14 @@ async def with_where(messages: int) -> float:
     """One handler with a content filter that lets everything through."""
     bus, tally = EventBus(), Tally()
     bus.on(TOPIC, where=lambda event: True)(counting(tally))
+    return await timed(bus, tally, messages)
+
+
+async def with_keys_remembered(messages: int) -> float:
+    """One handler of which each message is remembered, as none is like another."""
+    numbers = count()
+    bus, tally = EventBus(middleware=[Deduplicate(key=lambda event: next(numbers))]), Tally()
+    bus.on(TOPIC)(counting(tally))
     return await timed(bus, tally, messages)
 
 

@@ -1,13 +1,15 @@
 """Middleware is any async callable of the right shape, and policies stand beside it."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, assert_type
 
 from eventbus import Context, EventBus, Message, Receipt, Router
 from eventbus.middleware import (
     CallNext,
     CircuitBreaker,
+    Correlate,
     DeadLetter,
+    Deduplicate,
     Filter,
     Log,
     Middleware,
@@ -17,6 +19,8 @@ from eventbus.middleware import (
     Retry,
     Throttle,
     Timeout,
+    Transform,
+    correlation_id,
 )
 
 
@@ -56,10 +60,18 @@ async def returns_nothing(message: Message, call_next: PublishNext) -> None:
 
 layers: list[Middleware | Policy] = [timing, Tenant(), Log(), Filter(lambda context: True)]
 policies: list[Policy] = [Retry(), DeadLetter(), Timeout(1.0)]
-policies += [Throttle(10), Throttle(1, per=timedelta(minutes=1)), CircuitBreaker(reset=60)]
+layers += [Deduplicate(), Deduplicate(3600.0, key=lambda event: event.order_id, size=1000)]
+assert_type(correlation_id(), str | None)
+policies += [
+    Correlate(),
+    Throttle(10),
+    Throttle(1, per=timedelta(minutes=1)),
+    CircuitBreaker(reset=60),
+]
 EventBus(middleware=[timing, Tenant(), Retry(), Log()], publish_middleware=[stamping, Stamping()])
 Router("orders", middleware=[timing, Timeout(1.0)])
 publishing: PublishMiddleware = stamping
+publishing = Transform(lambda message: message.replace(headers={"tenant": "a"}))
 
 EventBus(middleware=[sync])  # expect-error
 EventBus(middleware=[alone])  # expect-error
@@ -69,6 +81,11 @@ EventBus(middleware=["retry"])  # expect-error
 EventBus(publish_middleware=[timing])  # expect-error
 EventBus(publish_middleware=[returns_nothing])  # expect-error
 EventBus(publish_middleware=[Retry()])  # expect-error
+Deduplicate(key="order_id")  # expect-error
+Deduplicate(window="1h")  # expect-error
+Transform(lambda message: None)  # expect-error
+Transform()  # expect-error
+EventBus(middleware=[Transform(lambda message: message)])  # expect-error
 Throttle()  # expect-error
 Throttle(0.5)  # expect-error
 CircuitBreaker(after=5)  # expect-error

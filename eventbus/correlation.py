@@ -1,0 +1,56 @@
+"""Which message is being handled, for who asks from within its handler.
+
+A worker notes itself in the context of its task, once; which message it is at, it knows anyway. So
+it costs a message nothing. What asks has to belong to the handler, which what inherited that
+context need not: a task that outlives the handler would be told of a later message.
+"""
+
+__all__ = ("Handling", "is_noted", "message_here", "note_handling")
+
+from contextvars import ContextVar
+from typing import Protocol
+
+from anyio import get_current_task
+
+from eventbus.message import Delivery, Entry, Message
+
+
+class Handling(Protocol):
+    """What runs handlers one after the other, in one task."""
+
+    task_id: int
+    current: Entry | None
+
+
+_handling: ContextVar[Handling | None] = ContextVar("eventbus_handling", default=None)
+
+
+def note_handling(worker: Handling) -> None:
+    """Note that the current task, and what it starts, is this worker's."""
+    _handling.set(worker)
+
+
+def is_noted() -> bool:
+    """Tell quickly whether there may be a message."""
+    return _handling.get() is not None
+
+
+def message_here() -> Message | None:
+    """Give the message that is handled here.
+
+    Here is the task that runs the handler, a task in a task group of anyio's or trio's that this
+    one has opened, or the thread of a handler that is not async.
+    """
+    worker = _handling.get()
+    entry = None if worker is None else worker.current
+    if worker is None or entry is None or not _is_in_handler(worker):
+        return None
+    return entry.message if isinstance(entry, Delivery) else entry
+
+
+def _is_in_handler(worker: Handling) -> bool:
+    try:
+        task = get_current_task()
+    except RuntimeError:  # no event loop runs here: it is the handler's thread
+        return True
+    return worker.task_id in (task.id, task.parent_id)
