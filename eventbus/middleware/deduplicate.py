@@ -67,7 +67,12 @@ class Deduplicate:
             if memory is None:  # a chain is that of one subscription
                 memory = self._memory_of(context.origin)
                 memory.turns.add(turn)
-            key = _given_id(context.entry) if key_of is None else key_of(context.event)
+            entry = context.entry
+            if key_of is not None:
+                key = key_of(entry.event)
+            else:  # the id a message came with: one that would be made only now, is like no other
+                traits = (entry.message if isinstance(entry, Delivery) else entry).head[2]
+                key = None if traits is None else traits.id
             if key is None:
                 return call_next(context)
             return _once(memory, turn, key, context, call_next)
@@ -156,13 +161,6 @@ async def _once(
         return result
     finally:
         memory.end(key, time)
-
-
-def _given_id(entry: Entry) -> str | None:
-    """Give the id that a message came with: one that would be made only now, is like no other."""
-    message = entry.message if isinstance(entry, Delivery) else entry
-    traits = message.head[2]
-    return None if traits is None else traits.id
 
 
 def _check_key(key: object) -> None:

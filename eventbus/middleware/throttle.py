@@ -71,12 +71,13 @@ class Starts:
     def bind(self, call_next: CallNext) -> CallNext:
         """Link into a chain without a coroutine of its own."""
         last, per, monotonic = self._last, self._per, self._clock.monotonic
+        note = last.append
 
         def link(context: Context[Any]) -> Awaitable[object]:
             now = monotonic()
             if now - last[0] < per:
                 raise Postponed(self._wait, lagged=context.lagged)
-            last.append(now)
+            note(now)
             return call_next(context)
 
         return link
