@@ -34,7 +34,6 @@ from eventbus.middleware import Correlate, Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, innermost
 from eventbus.plugins import transport_for
 from eventbus.probe import Probe
-from eventbus.publisher import Publishing
 from eventbus.queue import Activity, Overflow
 from eventbus.registration import (
     SUBSCRIBE_OPTIONS,
@@ -43,9 +42,12 @@ from eventbus.registration import (
     check_options,
     check_overflow,
     check_positive,
+    model_of,
     patterns_of,
 )
 from eventbus.registry import Defaults, Registry
+from eventbus.replies import Asking
+from eventbus.requesting import Requesting
 from eventbus.router import Registering, Router, marked_methods
 from eventbus.runtime import Runtime, is_handler_of
 from eventbus.stats import BusStats, read_bus
@@ -70,7 +72,7 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class EventBus(Registering, Publishing, Generic[C]):
+class EventBus(Registering, Requesting, Generic[C]):
     """A typed publish-subscribe bus.
 
     Register handlers with `on`, at any time; run it with `async with`. Leaving the block normally
@@ -127,7 +129,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         self._timers = Timers(self.clock)
         self._bus_transport = transport_for(url, self.clock, self._timers)
         known, layers = Contracts(contracts), check_middleware(middleware)
-        Publishing.__init__(
+        Requesting.__init__(
             self,
             self._bus_transport,
             known,
@@ -259,7 +261,7 @@ class EventBus(Registering, Publishing, Generic[C]):
         """
         texts, topics = patterns_of(patterns)
         options = check_options(options, SUBSCRIBE_OPTIONS, "subscribe")
-        return self._subscribed(texts, topics, _model_of(topics, model), options)
+        return self.listen(texts, topics, model_of(topics, model), options)
 
     # --- waiting ----------------------------------------------------------------------------
 
@@ -304,6 +306,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             if subscription.queue is not None:
                 subscription.queue.refuse_waiting()
                 subscription.queue.close()
+        self.replies.end_all(but=self._is_of_handler)
 
     async def run(self) -> None:
         """Run until a signal: the first SIGINT or SIGTERM drains, the second stops.
@@ -339,7 +342,14 @@ class EventBus(Registering, Publishing, Generic[C]):
         subscriptions = self._registry.subscriptions.values()
         gone = self.unrouted
         gone.add(self._registry.ended)
-        return read_bus(self.accepted, self.unmatched, gone, subscriptions, self.clock.now())
+        return read_bus(
+            self.accepted,
+            self.unmatched,
+            self.replies.late,
+            gone,
+            subscriptions,
+            self.clock.now(),
+        )
 
     async def dead_letters(
         self, subscription: str | None = None, *, limit: int = 100, before: str | None = None
@@ -464,6 +474,7 @@ class EventBus(Registering, Publishing, Generic[C]):
             failure.__context__ = failure.__context__ or reason  # which trio takes off
             raise
         finally:
+            self.replies.end_all()
             self._timers.clear()
             abandoned = self._registry.stop() + self._schedule.stop()
             if abandoned:
@@ -485,13 +496,14 @@ class EventBus(Registering, Publishing, Generic[C]):
                 self._timers.forget(timer)
 
     @asynccontextmanager
-    async def _subscribed(
+    async def listen(
         self,
         patterns: tuple[str, ...],
         topics: tuple[Topic[Any], ...],
         model: object,
         options: SubscribeOptions[Any],
     ) -> AsyncGenerator[Events[Any]]:
+        """Subscribe for the length of a block."""
         self.require_open()
         subscription = self._registry.add_iterator(patterns, topics, model, options)
         self.forget_routes()
@@ -509,6 +521,10 @@ class EventBus(Registering, Publishing, Generic[C]):
         if subscription.queue is not None:
             await subscription.queue.wait_idle()
         self._registry.forget(subscription)
+
+    def _is_of_handler(self, asking: Asking) -> bool:
+        """Tell who is cancelled when the bus stops, and so need not be told that it drains."""
+        return asking.variables.run(is_handler_of, self)
 
     def _refuse_handlers(self, verb: str) -> None:
         if is_handler_of(self):
@@ -562,7 +578,3 @@ class EventBus(Registering, Publishing, Generic[C]):
             raise NotStarted(f"{self!r} is not running: use it inside `async with bus:`")
         if self._phase is not Phase.DRAINING or not is_handler_of(self):
             raise BusClosed(f"{self!r} takes nothing new: publish before it drains or closes")
-
-
-def _model_of(topics: Sequence[Topic[Any]], model: object) -> object:
-    return Registration.begin(topics, Parameter.empty, {}).model if topics else model

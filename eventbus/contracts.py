@@ -5,7 +5,7 @@ object, or by a TypedDict class that maps topics and patterns to models. A contr
 topic beats those for patterns; among patterns the narrowest model governs.
 """
 
-__all__ = ("Contracts", "RequestTopic", "Topic")
+__all__ = ("Contracts", "RequestTopic", "Stated", "Topic")
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,21 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from inspect import formatannotation
 from itertools import chain, combinations
-from typing import Any, Generic, NotRequired, Required, TypeVar, get_args, get_origin
+from typing import (
+    Any,
+    Generic,
+    NotRequired,
+    Required,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from typing_extensions import ReadOnly, TypeForm, get_type_hints, is_typeddict
 
+from eventbus.answers import Answer, answer_of
 from eventbus.errors import ContractError, InvalidOption, InvalidTopic, UnknownTopic
 from eventbus.fitting import fits, holds
 from eventbus.schema import Schema, is_raw, is_same_model, schema_of
@@ -89,11 +100,16 @@ class RequestTopic(Generic[Q, A]):
 
         QUOTE = RequestTopic("pricing.quote", QuoteRequest, Quote, raises=(OutOfStock,))
 
-    `raises` are the exceptions a reply may be instead; with `many` a request may have several
-    repliers. As with `Topic`, objects are compared and hashed by identity.
+    `raises` are the exceptions that reach a caller as themselves, where others arrive as
+    `RemoteError`: made anew from what JSON carries of their arguments and attributes (the text of
+    what it cannot), without calling `__init__`; a subclass arrives as the class that is named. With
+    `many` there may be several responders, for `bus.request_many`. It is a contract for the
+    requests on its name, as a `Topic` is; like those, objects are compared and hashed by identity.
 
     Raises:
         InvalidTopic: The name is not a topic, or begins with `$` and so belongs to the bus.
+        InvalidOption: Something in `raises` is no exception class.
+        ContractError: Pydantic cannot validate into one of the models.
     """
 
     name: str
@@ -101,9 +117,22 @@ class RequestTopic(Generic[Q, A]):
     reply: TypeForm[A]
     raises: Sequence[type[Exception]] = field(default=(), kw_only=True)
     many: bool = field(default=False, kw_only=True)
+    answer: Answer = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_own_name(self.name)
+        schema_of(self.request)
+        answer = answer_of(self.reply, raises=self.raises, many=self.many)
+        object.__setattr__(self, "answer", answer)
+
+    @property
+    def model(self) -> TypeForm[Q]:
+        """What is published to the topic: the model of the requests."""
+        return self.request
+
+
+Stated: TypeAlias = Topic[Any] | RequestTopic[Any, Any]
+"""What states the model of a topic."""
 
 
 def _check_own_name(name: str) -> None:
@@ -155,25 +184,33 @@ class Contracts:
         self.is_closed = declared is not None
         self._literal = {one.pattern: one for one in contracts if is_literal(one.pattern)}
         self._wild = tuple(one for one in contracts if not is_literal(one.pattern))
-        self._latest: dict[str, Topic[Any]] = {}
+        self._latest: dict[str, Stated] = {}
+        self._requests: dict[str, RequestTopic[Any, Any]] = {}
         _refuse_unrelated(self._wild)
 
-    def learn(self, topic: Topic[Any]) -> bool:
+    def learn(self, topic: Stated) -> bool:
         """Add what the topic states about its name; tell whether that was new.
 
         Raises:
             ContractError: The name is known to carry another model, or is matched by a declared
-                pattern whose model does not hold this one.
+                pattern whose model does not hold this one; or requests on it have other replies.
             UnknownTopic: The world is closed and no contract names the topic.
         """
         if self._latest.get(topic.name) is topic:
             return False
         is_new = topic.name not in self._literal
         self._refuse_contradiction(topic)
+        if isinstance(topic, RequestTopic):
+            self._refuse_other_answer(cast("RequestTopic[object, object]", topic))
+            self._requests.setdefault(topic.name, topic)
         if is_new:
             self._literal[topic.name] = _contract(topic.name, topic.model)
         self._latest[topic.name] = topic
         return is_new
+
+    def requests_on(self, name: str) -> RequestTopic[Any, Any] | None:
+        """Give what was stated about requests on a topic, if anything was."""
+        return self._requests.get(name)
 
     def schema_for(self, topic: str) -> Schema[object] | None:
         """Give the schema of what a topic carries; None where that is not stated, or is raw.
@@ -249,7 +286,15 @@ class Contracts:
         governor = _governor(one for one in met if covers(one.pattern, pattern))
         return [one for one in met if governor is None or not governor.beats(one)]
 
-    def _refuse_contradiction(self, topic: Topic[Any]) -> None:
+    def _refuse_other_answer(self, topic: RequestTopic[object, object]) -> None:
+        known = self._requests.get(topic.name, topic)
+        if known.many != topic.many or not is_same_model(known.reply, topic.reply):
+            raise ContractError(
+                f"{topic!r} contradicts {known!r}: state one model of the replies, and `many`, in "
+                "both places"
+            )
+
+    def _refuse_contradiction(self, topic: Stated) -> None:
         known = self._governing(topic.name)
         if known is None and self.is_closed:
             raise self._unknown(topic.name)
@@ -318,7 +363,7 @@ def _governor(contracts: Iterable[_Contract]) -> _Contract | None:
     return best
 
 
-def _allows(known: _Contract, topic: Topic[Any]) -> bool:
+def _allows(known: _Contract, topic: Stated) -> bool:
     """A topic may narrow what a pattern says of it, and only repeat what is said of its name."""
     if is_literal(known.pattern):
         return is_same_model(known.model, topic.model)

@@ -5,7 +5,7 @@ it costs a message nothing. What asks has to belong to the handler, which what i
 context need not: a task that outlives the handler would be told of a later message.
 """
 
-__all__ = ("Handling", "is_noted", "message_here", "note_handling")
+__all__ = ("Handling", "cause_here", "is_correlated", "message_here", "note_handling")
 
 from contextvars import ContextVar
 from typing import Protocol
@@ -25,14 +25,27 @@ class Handling(Protocol):
 _handling: ContextVar[Handling | None] = ContextVar("eventbus_handling", default=None)
 
 
-def note_handling(worker: Handling) -> None:
-    """Note that the current task, and what it starts, is this worker's."""
+_correlates: ContextVar[bool] = ContextVar("eventbus_correlates", default=False)
+
+
+def note_handling(worker: Handling, *, correlates: bool) -> None:
+    """Note that the current task, and what it starts, is this worker's.
+
+    With `correlates`, what is published there belongs to the message.
+    """
     _handling.set(worker)
+    if correlates:
+        _correlates.set(True)
 
 
-def is_noted() -> bool:
-    """Tell quickly whether there may be a message."""
-    return _handling.get() is not None
+def is_correlated() -> bool:
+    """Tell quickly whether there may be a message that what is published here belongs to."""
+    return _correlates.get()
+
+
+def cause_here() -> Message | None:
+    """Give the message that what is published here belongs to."""
+    return message_here() if is_correlated() else None
 
 
 def message_here() -> Message | None:

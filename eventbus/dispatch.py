@@ -32,6 +32,7 @@ from anyio import CancelScope, Event
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from eventbus._loop import is_foreign_cancellation
+from eventbus.answers import Failure
 from eventbus.clock import stopwatch
 from eventbus.context import Context, FailedDelivery, decide, verdict_on
 from eventbus.correlation import note_handling
@@ -40,6 +41,7 @@ from eventbus.errors import HandlerTimeout, InvalidHandler
 from eventbus.message import Delivery, Entry, LaterDelivery, delivery_of
 from eventbus.middleware.chain import CallNext, compose, layers_of
 from eventbus.queue import DeliveryQueue
+from eventbus.responding import answering, tell_caller
 from eventbus.retry import Backoff
 from eventbus.settling import (
     ACKED,
@@ -80,8 +82,7 @@ async def run_worker(worker: Worker) -> None:
     queue = subscription.ready_queue()
     call, link = _calls_of(worker)
     serve_here(worker)
-    if subscription.correlates:
-        note_handling(worker)
+    note_handling(worker, correlates=subscription.correlates)
     worker.pristine = copy_context()
     worker.slice_ends = 0.0  # begin a new slice, and with it to be watched
     ending = Ending.AGAIN
@@ -118,7 +119,7 @@ async def deliver(  # noqa: C901 - see below
     case below is a promise. `link` is the chain around the handler, where there is more to call
     than the handler itself.
     """
-    subscription, where = worker.subscription, worker.subscription.options.where
+    subscription, where = worker.subscription, _where_of(worker.subscription)
     take, pristine = queue.quick_take, worker.pristine
     while await _has_work(worker, queue):
         is_gated = subscription.may_expire or subscription.has_lanes
@@ -282,28 +283,49 @@ def delay_of_next(
 
 async def give_up(subscription: Subscription, delivery: Delivery, error: BaseException) -> None:
     """Settle a delivery as dead; a handler of dead letters never makes further ones."""
+    told = tell_caller(subscription, delivery.message, error)
     is_settled = subscription.options.ack == "first"
-    keep = subscription.keeps_dead_letters and delivery.failure is None and not is_settled
-    logger.error(
-        "%s gives up %r after %d attempts, %s",
-        subscription.name,
-        delivery.message,
-        delivery.attempt,
-        "a dead letter now" if keep else f"lost: {_why_lost(is_settled=is_settled)}",
-        exc_info=_without_our_frames(error),
-    )
+    may_keep = delivery.failure is None and not is_settled
+    keep = may_keep and subscription.keeps_dead_letter_of(delivery.message)
+    _tell_of_the_end(subscription, delivery, error, told, keep=keep)
     now = subscription.host.clock.now()
     failure = FailedDelivery.of(delivery, subscription.name, error, now=now)
     for probe in subscription.host.probes:
         probe.on_given_up(failure, error)
     if is_settled:
-        subscription.counts.lost += 1
-        return
-    await subscription.source.settle([(delivery, Dead(failure, keep=keep))])
+        subscription.counts.lost += told is None
+    elif told is not None and not keep:
+        await subscription.source.settle([(delivery, Ack())])
+    else:
+        await subscription.source.settle([(delivery, Dead(failure, keep=keep))])
 
 
-def _why_lost(*, is_settled: bool) -> str:
-    return "ack='first' settled it before" if is_settled else "no DeadLetter() keeps it"
+def _tell_of_the_end(
+    subscription: Subscription,
+    delivery: Delivery,
+    error: BaseException,
+    told: Failure | None,
+    *,
+    keep: bool,
+) -> None:
+    is_agreed = told is not None and bool(told.declared)  # an answer, as much as a reply
+    logger.log(
+        logging.INFO if is_agreed else logging.ERROR,
+        "%s gives up %r after %d attempts, %s",
+        subscription.name,
+        delivery.message,
+        delivery.attempt,
+        "a dead letter now" if keep else _why_none(subscription, told),
+        exc_info=None if is_agreed else _without_our_frames(error),
+    )
+
+
+def _why_none(subscription: Subscription, told: Failure | None) -> str:
+    if told is not None:
+        return "as its caller is told"
+    if subscription.options.ack == "first":
+        return "lost: ack='first' settled it before"
+    return "lost: no DeadLetter() keeps it"
 
 
 def _without_our_frames(error: BaseException) -> BaseException:
@@ -467,8 +489,9 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
     layers = layers_of(subscription.options.middleware)
     layers += [partial(probe.on_call, member.handler) for probe in subscription.host.probes]
     takes_context = member.shape.takes_context
-    gates = subscription.gates
-    if not (layers or gates or takes_context) and subscription.options.ack == "auto":
+    gates, answer = subscription.gates, subscription.options.answer
+    is_plain = subscription.options.ack == "auto" and answer is None
+    if is_plain and not (layers or gates or takes_context):
         return None
 
     def link(context: Context[Any]) -> Awaitable[object]:  # no coroutine of its own: that is 1 A
@@ -479,7 +502,7 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
     chain = _settling(subscription, compose(layers, link))
     for gate in reversed(gates):
         chain = gate.bind(chain)
-    return chain
+    return chain if answer is None else answering(subscription, answer, chain, carry_out)
 
 
 def _settling(subscription: Subscription, chain: CallNext) -> CallNext:
@@ -498,6 +521,11 @@ def _settling(subscription: Subscription, chain: CallNext) -> CallNext:
 
     links = {"auto": chain, "first": settle_first, "manual": expect_verdict}
     return links[subscription.options.ack]
+
+
+def _where_of(subscription: Subscription) -> Callable[[Any], bool] | None:
+    """Give what the worker asks before an attempt; a responder's own link of the chain asks it."""
+    return None if subscription.options.answer is not None else subscription.options.where
 
 
 def _not_awaited(subscription: Subscription, result: object) -> InvalidHandler:

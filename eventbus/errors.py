@@ -7,13 +7,16 @@
     ├── InvalidEvent                                     a payload its contract refuses
     ├── UnknownTopic                                     a topic that no contract names
     ├── ContractError                                    two statements about one topic disagree
-    ├── DuplicateSubscription                            an explicit name taken twice
+    ├── DuplicateSubscription                            a name, or a topic to answer, taken twice
     ├── UnknownTransport                                 a URL scheme nobody serves
     ├── NotStarted, BusClosed                            used outside `async with bus:`
     ├── QueueFull                                        no room, and the caller must not wait
     ├── DeadlockError                                    waiting for what only the waiter can end
     ├── NoSubscribers                                    `require=True` and nobody listens
     ├── AlreadySettled                                   a second verdict on one delivery
+    ├── NoResponders                                     nobody answers this request
+    ├── RemoteError                                      the responder of a request failed
+    ├── RequestTimeout (also TimeoutError)               no reply, or no event, in time
     └── HandlerTimeout (also TimeoutError)               an attempt took longer than `Timeout`
 
 Each message holds the offending value and the next step.
@@ -32,9 +35,12 @@ __all__ = (
     "InvalidOption",
     "InvalidPattern",
     "InvalidTopic",
+    "NoResponders",
     "NoSubscribers",
     "NotStarted",
     "QueueFull",
+    "RemoteError",
+    "RequestTimeout",
     "UnknownTopic",
     "UnknownTransport",
 )
@@ -75,7 +81,7 @@ class ContractError(EventBusError):
 
 
 class DuplicateSubscription(EventBusError):
-    """Two subscriptions were given the same explicit name."""
+    """Two subscriptions were given the same explicit name, or two responders the same topic."""
 
 
 class UnknownTransport(EventBusError):
@@ -112,6 +118,33 @@ class NoSubscribers(EventBusError):
 
 class AlreadySettled(EventBusError):
     """The delivery has its verdict: another one came too late."""
+
+
+class NoResponders(EventBusError):
+    """Nobody answers requests on this topic, or who does holds this one back."""
+
+
+class RemoteError(EventBusError):
+    """The responder of a request failed.
+
+    `type` and `text` are those of its exception. `retryable` says that the responder's `Retry`
+    takes such failures for temporary ones, so that asking again later may help.
+    """
+
+    def __init__(self, topic: str, type: str, text: str, retryable: bool) -> None:
+        super().__init__(topic, type, text, retryable)
+        self.topic = topic
+        self.type = type
+        self.text = text
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        advice = "ask again later" if self.retryable else "see the log of the responder"
+        return f"the responder of {self.topic!r} failed with {self.type}: {self.text}; {advice}"
+
+
+class RequestTimeout(EventBusError, TimeoutError):
+    """There was no reply to a request, or no event that was waited for, in time."""
 
 
 class HandlerTimeout(EventBusError, TimeoutError):

@@ -8,11 +8,13 @@ __all__ = (
     "Message",
     "MessageChanges",
     "Receipt",
+    "ReplyTo",
     "Scheduled",
     "Traits",
     "converted",
     "delivery_of",
     "note_matched",
+    "reply_to_of",
     "write_message",
     "write_traits",
 )
@@ -79,6 +81,7 @@ class Traits:
     headers: Mapping[str, str] = _NO_HEADERS
     correlation_id: str | None = None
     causation_id: str | None = None
+    reply_to: "ReplyTo | None" = None
     is_required: bool = False  # that at least one subscription matches
     expires_at: float | None = None  # seconds since the epoch
     scheduled: Scheduled | None = None
@@ -100,6 +103,10 @@ def write_traits(
     traits.correlation_id = correlation_id
     traits.causation_id = causation_id
     return traits
+
+
+ReplyTo: TypeAlias = tuple[str, int]
+"""The address of one request, in two parts: the bus that asks, and its number there."""
 
 
 Head: TypeAlias = tuple[str, int | None, Traits | None]
@@ -190,8 +197,20 @@ class Message:
         return None if traits is None else traits.causation_id
 
     @property
+    def reply_to(self) -> str | None:
+        """Where the reply to a request goes; None where nobody asks for one."""
+        traits = self.head[2]
+        if traits is None or traits.reply_to is None:
+            return None
+        inbox, number = traits.reply_to
+        return f"{inbox}.{number}"
+
+    @property
     def expires_at(self) -> datetime | None:
-        """When it is worth nothing any more, in UTC: a delivery not begun by then is left out."""
+        """When it is worth nothing any more, in UTC: a delivery not begun by then is left out.
+
+        Of a request it is the deadline.
+        """
         traits = self.head[2]
         if traits is None or traits.expires_at is None:
             return None
@@ -213,19 +232,19 @@ class Message:
         )
         if (own := self.head[2]) is not None:
             traits.is_required, traits.expires_at = own.is_required, own.expires_at
-            traits.scheduled = own.scheduled
+            traits.scheduled, traits.reply_to = own.scheduled, own.reply_to
         topic = changes.get("topic", self.topic)
         payload = changes.get("payload", self.payload)
         return write_message((topic, self.head[1], traits), self.seconds, payload)
 
     def without_expiry(self) -> "Message":
-        """Give the same message as one that is always worth something."""
+        """Give the same message as one that is always worth something, and answered to nobody."""
         traits = self.head[2]
         if traits is None or traits.expires_at is None:
             return self
         traits.id = self.id
         lasting = copy(traits)
-        lasting.expires_at = None
+        lasting.expires_at = lasting.reply_to = None
         return write_message((*self.head[:2], lasting), self.seconds, self.payload)
 
     def __repr__(self) -> str:
@@ -240,6 +259,12 @@ def write_message(head: Head, seconds: float, payload: object) -> Message:
     message.seconds = seconds
     message.event = payload
     return message
+
+
+def reply_to_of(message: Message) -> ReplyTo | None:
+    """Tell where the reply to a message goes; None where nobody asks for one."""
+    traits = message.head[2]
+    return None if traits is None else traits.reply_to
 
 
 def note_matched(message: Message, matched: int) -> None:

@@ -19,8 +19,8 @@ from typing_extensions import Unpack
 from eventbus.cache import BoundedCache
 from eventbus.clock import Clock
 from eventbus.context import Payload
-from eventbus.contracts import Contracts, Topic
-from eventbus.correlation import is_noted, message_here
+from eventbus.contracts import Contracts, RequestTopic, Topic
+from eventbus.correlation import cause_here, is_correlated
 from eventbus.errors import BusClosed, EventBusError, InvalidEvent, InvalidTopic, NoSubscribers
 from eventbus.message import Delivery, Entry, Message, Receipt, Traits, note_matched, write_message
 from eventbus.middleware.chain import (
@@ -68,7 +68,7 @@ class _QuickOutsideHandlers:
         self._routes = routes
 
     def __getitem__(self, topic: Topic[Any] | str, /) -> Route:
-        if is_noted():
+        if is_correlated():
             raise KeyError(topic)
         return self._routes[topic]
 
@@ -344,7 +344,7 @@ class Publishing:
         return write_message((self._name_of(topic), None, traits), now, event)
 
     def _cause(self) -> Message | None:
-        return message_here() if self._is_correlating else None
+        return cause_here() if self._is_correlating else None
 
     async def _accept(self, message: Message) -> Receipt:
         if (later := _later_of(message)) is not None:
@@ -442,6 +442,8 @@ class Publishing:
             if self.contracts.learn(stated):
                 self.forget_routes()
             return stated.name
+        if isinstance(topic, RequestTopic):
+            raise InvalidTopic(f"{topic!r} is asked, not told: use bus.request(), or its name")
         if not isinstance(topic, str):
             raise InvalidTopic(f"{topic!r} is no topic: publish to a str or a Topic")
         name = check_topic(str.__str__(topic))

@@ -4,8 +4,10 @@ __all__ = (
     "HandlerOptions",
     "Invalid",
     "Registration",
+    "ResponderOptions",
     "SubscribeOptions",
     "check_options",
+    "model_of",
     "patterns_of",
 )
 
@@ -17,8 +19,9 @@ from typing import Any, Generic, Literal, TypeAlias, TypeGuard, Union, cast, get
 from pydantic import BaseModel
 from typing_extensions import TypedDict, TypeVar
 
+from eventbus.answers import Answer, answer_of
 from eventbus.context import Context
-from eventbus.contracts import Topic
+from eventbus.contracts import RequestTopic, Stated, Topic
 from eventbus.errors import InvalidHandler, InvalidOption, InvalidPattern
 from eventbus.handlers import HandlerShape, check_name, inspect_handler
 from eventbus.middleware.chain import Middleware, Policy, check_middleware
@@ -44,7 +47,23 @@ class SubscribeOptions(TypedDict, Generic[M], total=False):
     invalid: Invalid
 
 
-class HandlerOptions(SubscribeOptions[M], Generic[M], total=False):
+class ResponderOptions(TypedDict, Generic[M], total=False):
+    """The keyword arguments of `on` for a `RequestTopic`; see `HandlerOptions`.
+
+    A responder answers 16 requests at once, unless `concurrency` says otherwise.
+    """
+
+    name: str | None
+    group: str | None
+    where: Callable[[M], bool] | None
+    key: Callable[[M], str] | None
+    concurrency: int | None
+    queue_size: int | None
+    overflow: Overflow | None
+    middleware: Sequence[Middleware | Policy]
+
+
+class HandlerOptions(ResponderOptions[M], Generic[M], total=False):
     """The keyword arguments of `on`.
 
     `name` names the subscription; `group` names one whose handlers share its messages. `where`
@@ -56,26 +75,27 @@ class HandlerOptions(SubscribeOptions[M], Generic[M], total=False):
     `max_deliveries` bounds the attempts whatever `Retry` says. None is as if it was not said.
     """
 
-    group: str | None
-    concurrency: int | None
-    middleware: Sequence[Middleware | Policy]
+    invalid: Invalid
     ack: Ack
     max_deliveries: int
 
 
-HANDLER_OPTIONS = frozenset(HandlerOptions.__annotations__) | frozenset(
-    SubscribeOptions.__annotations__
-)
+RESPONDER_OPTIONS = frozenset(ResponderOptions.__annotations__)
+HANDLER_OPTIONS = RESPONDER_OPTIONS | frozenset(HandlerOptions.__annotations__)
 SUBSCRIBE_OPTIONS = frozenset(SubscribeOptions.__annotations__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """A handler with what was said about it. `model` is `Parameter.empty` if nothing was said."""
+    """A handler with what was said about it. `model` is `Parameter.empty` if nothing was said.
+
+    With an `answer` it is a responder.
+    """
 
     patterns: tuple[str, ...]
-    topics: tuple[Topic[Any], ...]
+    topics: tuple[Stated, ...]
     model: object
+    answer: Answer | None = None
     options: HandlerOptions[Any]
     middleware: tuple[Middleware | Policy, ...] = ()
     handler: Callable[..., object] = field(default=lambda: None)
@@ -112,22 +132,60 @@ class Registration:
 
     @classmethod
     def begin(
-        cls, patterns: Sequence[object], model: object, options: HandlerOptions[Any]
+        cls,
+        patterns: Sequence[object],
+        model: object,
+        options: HandlerOptions[Any],
+        reply: object = None,
     ) -> "Registration":
         """Check what was said to `on`, before there is a handler.
 
         Raises:
             InvalidPattern, InvalidOption: Something in it cannot be used.
         """
+        if any(isinstance(one, RequestTopic) for one in patterns):
+            return cls._begin_responder(patterns, model, options, reply)
         texts, topics = patterns_of(patterns)
         options = check_options(options, HANDLER_OPTIONS, "on")
         if topics:
             if model is not Parameter.empty:
                 raise InvalidOption(f"model={model!r}: a Topic says its model itself; leave it out")
             model = Union[tuple(topic.model for topic in topics)]  # noqa: UP007 - made at run time
-        middleware = check_middleware(options.get("middleware", ()))
         return cls(
-            patterns=texts, topics=topics, model=model, options=options, middleware=middleware
+            patterns=texts,
+            topics=topics,
+            model=model,
+            answer=None if reply is None else answer_of(reply),
+            options=options,
+            middleware=check_middleware(options.get("middleware", ())),
+        )
+
+    @classmethod
+    def _begin_responder(
+        cls,
+        topics: Sequence[object],
+        model: object,
+        options: HandlerOptions[Any],
+        reply: object,
+    ) -> "Registration":
+        """Check what was said about a `RequestTopic`."""
+        topic, *others = (cast("RequestTopic[object, object]", one) for one in topics)
+        if others:
+            raise InvalidPattern(
+                f"{topics!r}: a responder answers one RequestTopic; register twice"
+            )
+        if model is not Parameter.empty or reply is not None:
+            raise InvalidOption(
+                "a RequestTopic says its models itself: leave model= and reply= out"
+            )
+        options = check_options(options, RESPONDER_OPTIONS, "on")
+        return cls(
+            patterns=(topic.name,),
+            topics=(topic,),
+            model=topic.request,
+            answer=topic.answer,
+            options=options,
+            middleware=check_middleware(options.get("middleware", ())),
         )
 
 
@@ -145,6 +203,15 @@ def patterns_of(given: Sequence[object]) -> tuple[tuple[str, ...], tuple[Topic[A
     if topics:
         return tuple(topic.name for topic in topics), topics
     return tuple(dict.fromkeys(check_pattern(cast("str", one)) for one in given)), ()
+
+
+def model_of(topics: Sequence[Topic[Any]], model: object) -> object:
+    """Give the model of what is subscribed to: that of the topics, or the one that was said.
+
+    Raises:
+        InvalidOption: Both were.
+    """
+    return Registration.begin(topics, model, {}).model if topics else model
 
 
 def check_options(options: Said, known: frozenset[str], where: str) -> Said:

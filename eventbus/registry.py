@@ -3,17 +3,19 @@
 __all__ = ("Defaults", "Found", "Registry")
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, TypeAlias, cast
 
-from eventbus.contracts import Contracts, Topic
+from eventbus.contracts import Contracts, Stated, Topic
 from eventbus.errors import DuplicateSubscription, InvalidOption
 from eventbus.handlers import check_name, default_name
-from eventbus.middleware import Middleware, Policy
+from eventbus.middleware import DeadLetter, Middleware, Policy
+from eventbus.middleware.chain import innermost
 from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
 from eventbus.registration import HandlerOptions, Registration, SubscribeOptions
+from eventbus.responders import Responders
 from eventbus.schema import Schema, schema_of
 from eventbus.subscription import Counts, Host, Member, Options, Subscription
 from eventbus.transports.memory import MemoryTransport
@@ -21,6 +23,7 @@ from eventbus.transports.memory import MemoryTransport
 Found: TypeAlias = tuple[Subscription, Member]
 
 MAX_DELIVERIES = 20
+RESPONDERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class Registry:
         self._transport = transport
         self._contracts = contracts
         self._defaults = defaults
+        self._responders = Responders()
         self._ending: set[Subscription] = set()
         self._last_numbers: dict[str, int] = {}
         # One schema per model, shared: it is most of what an idle subscription would weigh.
@@ -58,7 +62,7 @@ class Registry:
 
         Raises:
             ContractError, UnknownTopic: It contradicts what the topics carry.
-            DuplicateSubscription: Its explicit name is taken.
+            DuplicateSubscription: Its explicit name is taken, or what it would answer.
             InvalidOption: It says otherwise than the group it joins.
         """
         assert registration.shape is not None  # noqa: S101 - complete registrations alone come here
@@ -70,10 +74,12 @@ class Registry:
                 registration.patterns,
                 registration.topics,
                 registration.model,
-                self._options(options, (*self._defaults.middleware, *registration.middleware)),
+                self._options_of(registration),
                 is_group="group" in options,
             )
-        concurrency = options.get("concurrency") or 1
+        concurrency = options.get("concurrency") or (
+            RESPONDERS_AT_ONCE if registration.answer else 1
+        )
         subscription.add_member(Member(registration.handler, registration.shape, concurrency))
 
     def add_iterator(
@@ -124,6 +130,7 @@ class Registry:
     def close(self, subscription: Subscription) -> None:
         """Route nothing more to a subscription; what is queued is still handled; idempotent."""
         self._transport.close(subscription)
+        self._responders.remove(subscription)
         self._ending.add(subscription)
         if subscription.queue is not None:
             subscription.queue.close()
@@ -163,7 +170,7 @@ class Registry:
         self,
         name: str,
         patterns: tuple[str, ...],
-        topics: tuple[Topic[Any], ...],
+        topics: tuple[Stated, ...],
         model: object,
         options: Options,
         *,
@@ -177,9 +184,20 @@ class Registry:
         subscription = Subscription(name, patterns, schema, options, self._host, is_group=is_group)
         if self._is_running or self._contracts.is_closed:
             self._check_fit(subscription)
+        self._responders.add(subscription)
         subscription.source = self._transport.open(subscription)
         self.subscriptions[name] = subscription
         return subscription
+
+    def _options_of(self, registration: Registration) -> Options:
+        options = self._options(
+            registration.options, (*self._defaults.middleware, *registration.middleware)
+        )
+        return replace(
+            options,
+            answer=registration.answer,
+            buries_requests=innermost(registration.middleware, DeadLetter) is not None,
+        )
 
     def _options(
         self,
@@ -198,6 +216,8 @@ class Registry:
         )
 
     def _check_fit(self, subscription: Subscription) -> None:
+        if subscription.options.answer is not None:
+            subscription.options.answer.complete()
         self._contracts.refuse_misfits(
             subscription.name,
             subscription.patterns,
@@ -237,7 +257,7 @@ class Registry:
         group = self.subscriptions.get(options.get("group") or "")
         if group is None or not group.is_group or group in self._ending:
             return None
-        told = self._options(options, (*self._defaults.middleware, *registration.middleware))
+        told = self._options_of(registration)
         differs = [
             word
             for word, field in _SHARED_OPTIONS.items()
@@ -247,6 +267,8 @@ class Registry:
             differs.append("patterns")
         if self._shared(schema_of(registration.model)) != group.schema:
             differs.append("model")
+        if told.answer != group.options.answer:
+            differs.append("reply")
         if differs:
             raise InvalidOption(
                 f"group={group.name!r} differs in {' and '.join(differs)}: its handlers share "

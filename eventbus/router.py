@@ -2,16 +2,20 @@
 
 __all__ = (
     "MarksAnnotated",
+    "MarksAnnotatedResponder",
     "MarksMethod",
+    "MarksResponder",
     "Registering",
     "Registers",
     "RegistersAnnotated",
+    "RegistersAnnotatedResponder",
+    "RegistersResponder",
     "Router",
     "handles",
     "marked_methods",
 )
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from inspect import Parameter, getattr_static
 from itertools import chain
 from typing import Any, Protocol, TypeVar, overload
@@ -19,11 +23,11 @@ from typing import Any, Protocol, TypeVar, overload
 from typing_extensions import TypeForm, Unpack
 
 from eventbus.context import Context
-from eventbus.contracts import Topic
+from eventbus.contracts import RequestTopic, Topic
 from eventbus.errors import InvalidHandler, InvalidOption
 from eventbus.middleware import Middleware, Policy
 from eventbus.middleware.chain import check_middleware
-from eventbus.registration import HandlerOptions, Registration
+from eventbus.registration import HandlerOptions, Registration, ResponderOptions
 from eventbus.topics import check_pattern
 
 M = TypeVar("M")
@@ -31,6 +35,8 @@ N = TypeVar("N")
 P = TypeVar("P")
 R = TypeVar("R")
 S = TypeVar("S")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 class Registers(Protocol[M]):
@@ -55,6 +61,44 @@ class RegistersAnnotated(Protocol):
     ) -> Callable[[M, Context[M]], R]: ...
 
 
+class RegistersResponder(Protocol[Q, A]):
+    """Takes a handler of a request that returns the reply, async or not, and gives it back."""
+
+    @overload
+    def __call__(
+        self, handler: Callable[[Q], Coroutine[Any, Any, A]], /
+    ) -> Callable[[Q], Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[[Q, Context[Q]], Coroutine[Any, Any, A]], /
+    ) -> Callable[[Q, Context[Q]], Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(self, handler: Callable[[Q], A], /) -> Callable[[Q], A]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[[Q, Context[Q]], A], /
+    ) -> Callable[[Q, Context[Q]], A]: ...
+
+
+class RegistersAnnotatedResponder(Protocol[A]):
+    """Takes the same where the handler's annotation names the model of the request."""
+
+    @overload
+    def __call__(
+        self, handler: Callable[[M], Coroutine[Any, Any, A]], /
+    ) -> Callable[[M], Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[[M, Context[M]], Coroutine[Any, Any, A]], /
+    ) -> Callable[[M, Context[M]], Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(self, handler: Callable[[M], A], /) -> Callable[[M], A]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[[M, Context[M]], A], /
+    ) -> Callable[[M, Context[M]], A]: ...
+
+
 class MarksMethod(Protocol[M]):
     """Takes a method `(self, event)` or `(self, event, context)` and gives it back."""
 
@@ -77,6 +121,44 @@ class MarksAnnotated(Protocol):
     ) -> Callable[[S, M, Context[M]], R]: ...
 
 
+class MarksResponder(Protocol[Q, A]):
+    """Takes a method that answers a request, as `RegistersResponder` a function."""
+
+    @overload
+    def __call__(
+        self, method: Callable[[S, Q], Coroutine[Any, Any, A]], /
+    ) -> Callable[[S, Q], Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(
+        self, method: Callable[[S, Q, Context[Q]], Coroutine[Any, Any, A]], /
+    ) -> Callable[[S, Q, Context[Q]], Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(self, method: Callable[[S, Q], A], /) -> Callable[[S, Q], A]: ...
+    @overload
+    def __call__(
+        self, method: Callable[[S, Q, Context[Q]], A], /
+    ) -> Callable[[S, Q, Context[Q]], A]: ...
+
+
+class MarksAnnotatedResponder(Protocol[A]):
+    """Takes the same where the method's annotation names the model of the request."""
+
+    @overload
+    def __call__(
+        self, method: Callable[[S, M], Coroutine[Any, Any, A]], /
+    ) -> Callable[[S, M], Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(
+        self, method: Callable[[S, M, Context[M]], Coroutine[Any, Any, A]], /
+    ) -> Callable[[S, M, Context[M]], Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(self, method: Callable[[S, M], A], /) -> Callable[[S, M], A]: ...
+    @overload
+    def __call__(
+        self, method: Callable[[S, M, Context[M]], A], /
+    ) -> Callable[[S, M, Context[M]], A]: ...
+
+
 class Registering:
     """What `EventBus` and `Router` share: the decorator `on`."""
 
@@ -84,6 +166,33 @@ class Registering:
         """Take a complete registration; each kind does with it what it must."""
         raise NotImplementedError
 
+    @overload
+    def on(
+        self, topic: RequestTopic[Q, A], /, **options: Unpack[ResponderOptions[Q]]
+    ) -> RegistersResponder[Q, A]: ...
+    @overload
+    def on(
+        self, topic: Topic[M], /, *, reply: TypeForm[A], **options: Unpack[HandlerOptions[M]]
+    ) -> RegistersResponder[M, A]: ...
+    @overload
+    def on(
+        self,
+        pattern: str,
+        /,
+        *patterns: str,
+        model: TypeForm[M],
+        reply: TypeForm[A],
+        **options: Unpack[HandlerOptions[M]],
+    ) -> RegistersResponder[M, A]: ...
+    @overload
+    def on(
+        self,
+        pattern: str,
+        /,
+        *patterns: str,
+        reply: TypeForm[A],
+        **options: Unpack[HandlerOptions[Any]],
+    ) -> RegistersAnnotatedResponder[A]: ...
     @overload
     def on(self, topic: Topic[M], /, **options: Unpack[HandlerOptions[M]]) -> Registers[M]: ...
     @overload
@@ -116,6 +225,7 @@ class Registering:
         self,
         *patterns: object,
         model: object = Parameter.empty,
+        reply: object = None,
         **options: Unpack[HandlerOptions[Any]],
     ) -> Any:
         """Register a handler for topics or patterns; gives the function back unchanged.
@@ -124,6 +234,9 @@ class Registering:
         the one the handler is annotated with. A parameter annotated `dict`, `Mapping`, `object`,
         `bytes` or not at all gets the payload as it was published. A second parameter gets the
         `Context`. Functions that are not async run in worker threads. See `HandlerOptions`.
+
+        With a `RequestTopic`, or `reply=Model`, the handler is a responder: what it returns answers
+        `bus.request`. What other handlers return is ignored.
 
         Example:
             >>> @bus.on("orders.*", model=OrderCreated)
@@ -134,9 +247,9 @@ class Registering:
             InvalidOption: An unknown option, or a value that cannot be used.
             InvalidHandler: The function cannot be a handler.
             ContractError, UnknownTopic: It contradicts what the topics carry.
-            DuplicateSubscription: The explicit name is taken.
+            DuplicateSubscription: The explicit name is taken, or another responder answers here.
         """
-        begun = Registration.begin(patterns, model, options)
+        begun = Registration.begin(patterns, model, options, reply)
 
         def register(handler: Callable[..., object]) -> Callable[..., object]:
             self.register(begun.of(handler))
@@ -203,6 +316,27 @@ _MARKS = "__eventbus_handles__"
 
 
 @overload
+def handles(
+    topic: RequestTopic[Q, A], /, **options: Unpack[ResponderOptions[Q]]
+) -> MarksResponder[Q, A]: ...
+@overload
+def handles(
+    topic: Topic[M], /, *, reply: TypeForm[A], **options: Unpack[HandlerOptions[M]]
+) -> MarksResponder[M, A]: ...
+@overload
+def handles(
+    pattern: str,
+    /,
+    *patterns: str,
+    model: TypeForm[M],
+    reply: TypeForm[A],
+    **options: Unpack[HandlerOptions[M]],
+) -> MarksResponder[M, A]: ...
+@overload
+def handles(
+    pattern: str, /, *patterns: str, reply: TypeForm[A], **options: Unpack[HandlerOptions[Any]]
+) -> MarksAnnotatedResponder[A]: ...
+@overload
 def handles(topic: Topic[M], /, **options: Unpack[HandlerOptions[M]]) -> MarksMethod[M]: ...
 @overload
 def handles(
@@ -225,7 +359,10 @@ def handles(
     pattern: str, /, *patterns: str, **options: Unpack[HandlerOptions[Any]]
 ) -> MarksAnnotated: ...
 def handles(
-    *patterns: object, model: object = Parameter.empty, **options: Unpack[HandlerOptions[Any]]
+    *patterns: object,
+    model: object = Parameter.empty,
+    reply: object = None,
+    **options: Unpack[HandlerOptions[Any]],
 ) -> Any:
     """Mark a method as a handler, to be registered by `bus.include(instance)`.
 
@@ -234,7 +371,7 @@ def handles(
     Raises:
         InvalidPattern, InvalidOption: As `on`.
     """
-    begun = Registration.begin(patterns, model, options)
+    begun = Registration.begin(patterns, model, options, reply)
 
     def mark(method: Callable[..., object]) -> Callable[..., object]:
         marks = (*_own_marks(method), begun)

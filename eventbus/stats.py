@@ -43,8 +43,9 @@ class SubscriptionStats:
 class BusStats:
     """What a bus has done, the sum over subscriptions that ended included.
 
-    `published` counts messages accepted, `unmatched` those that no subscription wanted; the others
-    are sums over subscriptions, see `SubscriptionStats`.
+    `published` counts messages accepted, `unmatched` those that no subscription wanted,
+    `late_replies` replies that nobody waited for any more; the others are sums over subscriptions,
+    see `SubscriptionStats`.
     """
 
     published: int
@@ -60,6 +61,7 @@ class BusStats:
     invalid: int
     filtered: int
     abandoned: int
+    late_replies: int
     in_flight: int
     subscriptions: Mapping[str, SubscriptionStats]
 
@@ -67,7 +69,7 @@ class BusStats:
 _SUMMED = tuple(
     field.name
     for field in fields(BusStats)
-    if field.name not in {"published", "unmatched", "subscriptions"}
+    if field.name not in {"published", "unmatched", "late_replies", "subscriptions"}
 )
 
 
@@ -87,6 +89,7 @@ def read_subscription(subscription: Subscription, now: float) -> SubscriptionSta
 def read_bus(
     published: int,
     unmatched: int,
+    late_replies: int,
     ended: Counts,
     subscriptions: Iterable[Subscription],
     now: float,
@@ -97,7 +100,13 @@ def read_bus(
     for stats in each.values():
         for name in _SUMMED:
             sums[name] += getattr(stats, name)
-    return BusStats(published=published, unmatched=unmatched, subscriptions=each, **sums)
+    return BusStats(
+        published=published,
+        unmatched=unmatched,
+        late_replies=late_replies,
+        subscriptions=each,
+        **sums,
+    )
 
 
 def _figures(subscription: Subscription) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 from anyio import CancelScope
 
 from eventbus._loop import WakeUp
+from eventbus.answers import Answer
 from eventbus.clock import Clock
 from eventbus.contracts import Topic
 from eventbus.deadlocks import Awaited
@@ -33,6 +34,7 @@ from eventbus.middleware.chain import Gate, innermost
 from eventbus.probe import Probe
 from eventbus.publishing import PublishOptions
 from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
+from eventbus.replies import Replies
 from eventbus.schema import Schema
 from eventbus.settling import Ack
 from eventbus.threads import Threads
@@ -74,6 +76,8 @@ class Options:
     ack: Ack
     max_deliveries: int
     middleware: tuple[Middleware | Policy, ...]
+    answer: Answer | None = None  # of a responder
+    buries_requests: bool = False  # as it or its router has a `DeadLetter` of its own
 
 
 class Run(Protocol):
@@ -113,6 +117,11 @@ class Host(Protocol):
     @property
     def activity(self) -> Activity:
         """Where queues with work are counted."""
+        ...
+
+    @property
+    def replies(self) -> Replies:
+        """Where replies go."""
         ...
 
     @property
@@ -287,9 +296,13 @@ class Subscription:
         """How failures are tried again, if at all."""
         return innermost(self.options.middleware, Retry)
 
-    @property
-    def keeps_dead_letters(self) -> bool:
-        """Whether what it gives up on is kept."""
+    def keeps_dead_letter_of(self, message: Message) -> bool:
+        """Tell whether a message that it gives up on is kept.
+
+        A request is only if the responder, or its router, asks for that: its caller is told.
+        """
+        if self.options.answer is not None and message.reply_to is not None:
+            return self.options.buries_requests
         return innermost(self.options.middleware, DeadLetter) is not None
 
     @property

@@ -12,6 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
+from typing_extensions import Unpack
 
 from eventbus import (
     Context,
@@ -27,6 +28,7 @@ from eventbus import (
 )
 from eventbus.context import OUTBOX_SIZE
 from eventbus.middleware import CallNext, DeadLetter, Filter, Log, PublishNext, Retry, Timeout
+from eventbus.registration import HandlerOptions
 from tests.manual_clock import ManualClock
 
 JOBS = Topic("jobs", int)
@@ -555,7 +557,10 @@ async def test_sync_handlers_get_the_variables_of_the_bus_too() -> None:
 
 
 async def contexts_of(
-    clock: ManualClock, *patterns: str, topic: str = "orders.eu.created", **options: Any
+    clock: ManualClock,
+    *patterns: str,
+    topic: str = "orders.eu.created",
+    **options: Unpack[HandlerOptions[Order]],
 ) -> list[Context[Any]]:
     """Publish an order and give the context of each delivery."""
     contexts: list[Context[Any]] = []

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 import eventbus
-from eventbus import EventBus, Topic, errors
+from eventbus import EventBus, RequestTopic, Topic, errors
 from eventbus.errors import (
     AlreadySettled,
     BusClosed,
@@ -26,9 +26,12 @@ from eventbus.errors import (
     InvalidOption,
     InvalidPattern,
     InvalidTopic,
+    NoResponders,
     NoSubscribers,
     NotStarted,
     QueueFull,
+    RemoteError,
+    RequestTimeout,
     UnknownTopic,
     UnknownTransport,
 )
@@ -43,6 +46,7 @@ class Order(BaseModel):
 
 
 ORDER = Topic("orders.created", Order)
+COUNT = RequestTopic("orders.count", Order, int)
 
 
 def all_errors() -> list[type[EventBusError]]:
@@ -157,6 +161,37 @@ async def require_somebody() -> None:
         await bus.publish("orders.created", {}, require=True)
 
 
+async def ask_nobody() -> None:
+    """Ask where nobody answers."""
+    async with EventBus() as bus:
+        await bus.request(COUNT, Order(order_id="o-1"))
+
+
+async def ask_who_fails() -> None:
+    """Ask a responder that does not know."""
+    bus = EventBus()
+
+    @bus.on(COUNT)
+    async def count(order: Order) -> int:
+        raise LookupError(f"no order {order.order_id}")
+
+    async with bus:
+        await bus.request(COUNT, Order(order_id="o-1"))
+
+
+async def ask_who_says_nothing() -> None:
+    """Ask a responder that takes its time."""
+    bus = EventBus(drain_timeout=0)
+
+    @bus.on(COUNT)
+    async def count(order: Order) -> int:
+        await anyio.sleep_forever()
+        return 0
+
+    async with bus:
+        await bus.request(COUNT, Order(order_id="o-1"), timeout=0.01)
+
+
 async def take_too_long() -> None:
     """Run longer than allowed, and bring out what the log shows of it."""
     logged: list[logging.LogRecord] = []
@@ -193,9 +228,12 @@ CASES: dict[type[EventBusError], tuple[Case, str]] = {
     InvalidOption: (misspell_an_option, "'concurency'.*'concurrency'"),
     InvalidPattern: (listen_to_nothing, r"'orders\.\.created'"),
     InvalidTopic: (name_a_wildcard, r"'orders\.\*'"),
+    NoResponders: (ask_nobody, r"'orders\.count'.*responder"),
     NoSubscribers: (require_somebody, r"'orders\.created'.*require"),
     NotStarted: (publish_too_early, "async with"),
     QueueFull: (publish_too_much, r"'orders\.created'.*queue_size"),
+    RemoteError: (ask_who_fails, r"'orders\.count'.*LookupError: no order o-1; see the log"),
+    RequestTimeout: (ask_who_says_nothing, r"'orders\.count'.*timeout=0\.01"),
     UnknownTopic: (publish_outside_the_world, r"'orders\.craeted'.*'orders\.created'"),
     UnknownTransport: (ask_for_a_stranger, "'pigeon'.*eventbus-pigeon"),
 }
@@ -244,6 +282,7 @@ def test_every_error_has_the_one_root() -> None:
         (InvalidOption, ValueError),
         (InvalidHandler, TypeError),
         (HandlerTimeout, TimeoutError),
+        (RequestTimeout, TimeoutError),
     ],
 )
 def test_some_errors_are_also_what_python_calls_them(
@@ -255,7 +294,8 @@ def test_some_errors_are_also_what_python_calls_them(
 
 def test_the_others_are_nothing_else() -> None:
     """An error that is a `ValueError` by accident would be caught by accident."""
-    documented = {InvalidTopic, InvalidPattern, InvalidOption, InvalidHandler, HandlerTimeout}
+    timeouts = {HandlerTimeout, RequestTimeout}
+    documented = {InvalidTopic, InvalidPattern, InvalidOption, InvalidHandler, *timeouts}
     others = set(all_errors()) - documented
 
     assert {one for one in others if issubclass(one, ValueError | TypeError | OSError)} == set()

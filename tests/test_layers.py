@@ -11,12 +11,13 @@ from pathlib import Path
 LAYERS = {
     6: "__init__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
-    4: "runtime  dispatch  watchdog  publisher  registry  router  events",
-    3: "subscription  stats  registration  transports  transports.memory  transports.route"
-    "  transports.coded  transports.probed  transports.dead_letters",
+    4: "runtime  dispatch  watchdog  publisher  requesting  registry  router  events",
+    3: "subscription  responding  responders  stats  registration"
+    "  transports  transports.memory  transports.route  transports.coded  transports.probed"
+    "  transports.dead_letters",
     2: "context  probe  transports.base  middleware  middleware.*",
-    1: "deadlocks  correlation  message  publishing  settling  contracts  schema  codec  fitting"
-    "  queue  retry  schedule  timers  threads  handlers  entry_points",
+    1: "deadlocks  correlation  message  publishing  settling  answers  replies  contracts  schema"
+    "  codec  fitting  queue  retry  schedule  timers  threads  handlers  entry_points",
     0: "errors  clock  topics  cache  _loop",
 }
 

@@ -2,7 +2,7 @@
 
 __all__ = ("Correlate", "correlation_id")
 
-from eventbus.correlation import message_here
+from eventbus.correlation import cause_here
 
 
 class Correlate:
@@ -29,5 +29,5 @@ def correlation_id() -> str | None:
 
     The correlation id of the message being handled; the message's own where it begins one.
     """
-    message = message_here()
+    message = cause_here()
     return None if message is None else message.correlation_id or message.id

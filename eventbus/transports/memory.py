@@ -17,8 +17,15 @@ from pydantic import ValidationError
 from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
-from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
+from eventbus.message import (
+    Delivery,
+    LaterDelivery,
+    Message,
+    Receipt,
+    delivery_of,
+)
 from eventbus.queue import DROPPING, wait_for_places
+from eventbus.responding import refuse_request
 from eventbus.schema import Schema, flaws_of
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
@@ -125,6 +132,8 @@ class MemoryTransport:
 
     def _refuse(self, subscription: Subscription, message: Message, error: Exception) -> None:
         subscription.counts.invalid += 1
+        is_told = refuse_request(subscription, message, error)
+        keep = subscription.keeps_dead_letter_of(message)
         if subscription.options.skips_invalid:
             return
         delivery = LaterDelivery(message, message.payload, attempt=0)
@@ -132,7 +141,8 @@ class MemoryTransport:
         logger.warning("%s refuses %r: %s", subscription.name, message, _flaws(error))
         for probe in subscription.host.probes:
             probe.on_given_up(failure, error)
-        self.bury(subscription, Dead(failure, keep=subscription.keeps_dead_letters))
+        if keep or not is_told:
+            self.bury(subscription, Dead(failure, keep=keep))
 
     # --- subscriptions ----------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ class ProbedRoute(Route):
         self.topic = route.topic
         self.contract = route.contract
         self.matched = route.matched
+        self.responders = route.responders
+        self.is_expiring = route.is_expiring
         self.head = route.head
         self.is_refusing = route.is_refusing
         self.ways = {}  # and stays so: each message has to come through here
@@ -39,6 +41,7 @@ class ProbedRoute(Route):
 
     def expect_expiry(self) -> None:
         """Hand on that a message may expire."""
+        self.is_expiring = True
         self._route.expect_expiry()
 
     def feed_all(

@@ -34,8 +34,10 @@ class Route:
         "_subscriptions",
         "contract",
         "head",
+        "is_expiring",
         "is_refusing",
         "matched",
+        "responders",
         "topic",
         "ways",
     )
@@ -53,6 +55,8 @@ class Route:
         self.topic = topic
         self.contract = contract
         self.matched = len(subscriptions)
+        self.responders = sum(s.options.answer is not None for s in subscriptions)
+        self.is_expiring = False  # whether messages that may expire were ever on this way
         self.head: Head = (topic, self.matched, None)  # of messages that say nothing more
         self._subscriptions = subscriptions
         self.is_refusing = any(s.options.overflow == "fail" for s in subscriptions)
@@ -120,6 +124,7 @@ class Route:
 
     def expect_expiry(self) -> None:
         """Tell the subscriptions that a message comes which may expire in their queues."""
+        self.is_expiring = True
         for subscription in self._subscriptions:
             subscription.expect_expiry()
 

@@ -1,0 +1,83 @@
+"""The answering half of requests: around a responder's handler, and when it fails.
+
+The reply goes out when the attempt has succeeded: after what the handler published through its
+context, as the acknowledgement of any other delivery.
+"""
+
+__all__ = ("answering", "refuse_request", "tell_caller")
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from eventbus.answers import Answer, Failure, Kind, failure_of
+from eventbus.context import Context
+from eventbus.message import Delivery, Message, reply_to_of
+from eventbus.middleware.chain import CallNext
+from eventbus.settling import Asked
+from eventbus.subscription import Subscription
+
+CarryOut: TypeAlias = Callable[[Subscription, Asked], Awaitable[None]]
+
+
+def answering(
+    subscription: Subscription, answer: Answer, call_next: CallNext, carry_out: CarryOut
+) -> CallNext:
+    """Make the outermost link of a responder's chain, which sends what the chain returns.
+
+    `where=` is asked here and not by the worker, so that the caller hears of a no.
+    """
+    where, replies, exact = subscription.options.where, subscription.host.replies, answer.exact
+
+    async def respond(context: Context[Any]) -> None:
+        if where is not None and not where(context.event):
+            subscription.counts.skipped += 1
+            context.is_handled = True  # it was not middleware that held it back
+            _decline(subscription, context.message)
+            return
+        reply = await call_next(context)
+        entry = context.entry
+        traits = (entry.message if isinstance(entry, Delivery) else entry).head[2]
+        if traits is None or traits.reply_to is None:
+            return  # published: nobody asked
+        if reply is None and not context.is_handled:
+            _decline(subscription, context.message)
+            return
+        if reply.__class__ is not exact:
+            reply = answer.check(subscription.name, reply)
+        if context.asked is not None:
+            await carry_out(subscription, context.asked)
+        replies.answer(traits.reply_to, reply)
+
+    return respond
+
+
+def tell_caller(
+    subscription: Subscription, message: Message, error: BaseException
+) -> Failure | None:
+    """Tell who asked that the responder gives up, and what; None if nobody did."""
+    answer, retry = subscription.options.answer, subscription.retry
+    reply_to = reply_to_of(message)
+    if answer is None or reply_to is None:
+        return None
+    is_temporary = retry is not None and retry.applies_to(error)
+    failure = failure_of(error, answer.raises, retryable=is_temporary)
+    subscription.host.replies.fail(reply_to, failure)
+    return failure
+
+
+def refuse_request(subscription: Subscription, message: Message, error: Exception) -> bool:
+    """Tell who asked that the responder's model refuses the request; False if nobody did."""
+    reply_to = reply_to_of(message)
+    if subscription.options.answer is None or reply_to is None:
+        return False
+    refusal = replace(failure_of(error), kind=Kind.REFUSED)
+    subscription.host.replies.fail(reply_to, refusal)
+    return True
+
+
+def _decline(subscription: Subscription, message: Message) -> None:
+    reply_to = reply_to_of(message)
+    if reply_to is not None:
+        refusal = Failure(kind=Kind.DECLINED, type=subscription.name, text="")
+        subscription.host.replies.fail(reply_to, refusal)
