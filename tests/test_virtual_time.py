@@ -307,6 +307,31 @@ def test_asyncios_own_threads_hold_time_too() -> None:
     run_virtually(main, "asyncio")
 
 
+@pytest.mark.parametrize(
+    ("name", "guard"),
+    [
+        ("asyncio", "eventbus.testing.loop.VirtualLoop.is_held"),
+        ("trio", "eventbus.testing._trio._Holding.after_task_step"),
+    ],
+)
+def test_without_being_held_time_jumps_over_a_thread(
+    name: str, guard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: what is looked at outside of the loop is why nothing times out above."""
+
+    def never(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(guard, never)
+
+    async def main() -> None:
+        with anyio.move_on_after(60) as scope:
+            await to_thread.run_sync(time.sleep, 0.05, abandon_on_cancel=True)
+        assert scope.cancelled_caught
+
+    run_virtually(main, name)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the loop with pipes is another one there")
 def test_subprocesses_are_waited_for() -> None:
     """A pipe is a file as a socket is."""
