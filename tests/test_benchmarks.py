@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from eventbus.topics import matches
-from tests.benchmarks import chart, leads, league, machine, table
+from tests.benchmarks import chart, leads, league, machine, readme, table
 from tests.benchmarks.chart import Bar, Panel
 from tests.benchmarks.contenders import BUS, CONTENDERS, PEERS, Contender
 from tests.benchmarks.contenders.contender import Publish
@@ -229,6 +229,27 @@ def test_the_best_of_the_others_counts() -> None:
 def test_times_are_written_in_readable_units(nanoseconds: float, text: str) -> None:
     """Two or three digits and a unit."""
     assert league.readable(nanoseconds) == text
+
+
+# --- the README's figures -------------------------------------------------------------------------
+
+
+def test_figures_are_filled_in_between_their_marks() -> None:
+    """A run replaces what an earlier one wrote, and nothing else."""
+    text = f"before {readme.BEGIN}\n\nolder\n{readme.END} after"
+
+    filled = readme.filled(text, "a machine; libraries", {"one": [140.0], "F": [100.0]})
+
+    assert filled.startswith(f"before {readme.BEGIN}\n\nMeasured on a machine; libraries.\n")
+    assert filled.endswith(f"|\n\n{readme.END} after")
+    assert "| one publisher, one handler | 1.40 F | 1.35 | 1.15 |  | MISSED by 4 % |" in filled
+    assert "older" not in filled
+
+
+def test_a_readme_without_marks_is_refused() -> None:
+    """Rather than written over."""
+    with pytest.raises(ValueError, match="put both"):
+        readme.filled("no marks", "a machine", {})
 
 
 # --- the tables -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.benchmarks import (
     limits,
     machine,
     patterns,
+    readme,
     table,
     topics_once,
     workloads,
@@ -56,6 +57,10 @@ def main() -> int:
     if options.svg:
         drawn = chart.svg(chart.panels(samples), f"{used}; {machine.kind()}")
         options.svg.write_text(drawn, "utf-8")
+    if options.readme:
+        text = options.readme.read_text("utf-8")
+        filled = readme.filled(text, f"{machine.kind()}; {used}", samples)
+        options.readme.write_text(filled, "utf-8")
     return 0
 
 
@@ -64,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help=f"{ROUNDS} if not given")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there too")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the other libraries there")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="fill in the figures there")
     parser.add_argument(
         "--quick", action="store_true", help="a tenth of the work or less: does it run?"
     )
