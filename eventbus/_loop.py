@@ -1,14 +1,29 @@
 """The seam to the event loops, for what anyio cannot say."""
 
-__all__ = ("WakeUp", "is_foreign_cancellation", "wake_up_type")
+__all__ = (
+    "CallSoon",
+    "WakeUp",
+    "call_soon",
+    "is_foreign_cancellation",
+    "serving_thread",
+    "threads_outlive",
+    "wake_up_type",
+)
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import anyio
+from anyio import CancelScope
+
+# No public name of anyio's makes `anyio.from_thread` work in a thread that anyio has not started.
+from anyio._core._eventloop import claim_worker_thread, get_async_backend, threadlocals
+
+CallSoon: TypeAlias = Callable[[Callable[[], object]], object]
 
 
 class WakeUp(Protocol):
@@ -39,10 +54,63 @@ class _Future(asyncio.Future[None]):
 
 def wake_up_type() -> Callable[[], WakeUp]:
     """Give what makes the cheapest kind of wake-up for the loop that runs now."""
-    event = type(anyio.Event())  # of the backend: asking for it anew each time costs 0.05 F
-    if event.__module__ != "anyio._backends._asyncio":
-        return event
-    return partial(_Future, loop=asyncio.get_running_loop())
+    if _is_asyncio():
+        return partial(_Future, loop=asyncio.get_running_loop())
+    return type(anyio.Event())  # of the backend: asking for it anew each time costs 0.05 F
+
+
+def call_soon() -> CallSoon:
+    """Give what has a function called on the loop that runs now, soon, from any thread.
+
+    It raises `RuntimeError` once the loop has ended.
+    """
+    if _is_asyncio():
+        return asyncio.get_running_loop().call_soon_threadsafe
+    from trio.lowlevel import current_trio_token  # no dependency: who runs trio has it
+
+    return current_trio_token().run_sync_soon
+
+
+def threads_outlive() -> bool:
+    """Tell whether the loop's worker threads keep the interpreter from exiting: asyncio's do."""
+    return _is_asyncio()
+
+
+def serving_thread() -> Callable[[CancelScope, Callable[[], None]], None]:
+    """Give what calls a function in a thread as a worker of the loop that runs now.
+
+    Then `anyio.from_thread` works in it; `check_cancelled` there asks the scope.
+    """
+    backend, loop = get_async_backend(), asyncio.get_running_loop()
+
+    def serve(scope: CancelScope, function: Callable[[], None]) -> None:
+        with claim_worker_thread(backend, loop), _cancelled_by(scope), _no_library():
+            function()
+
+    return serve
+
+
+@contextmanager
+def _cancelled_by(scope: CancelScope) -> Generator[None]:
+    threadlocals.current_cancel_scope = scope
+    try:
+        yield
+    finally:
+        del threadlocals.current_cancel_scope
+
+
+@contextmanager
+def _no_library() -> Generator[None]:
+    """Let the thread run a loop of its own: in its copy of the context another one runs."""
+    with suppress(ImportError):
+        from sniffio import current_async_library_cvar
+
+        current_async_library_cvar.set(None)
+    yield
+
+
+def _is_asyncio() -> bool:
+    return type(anyio.Event()).__module__ == "anyio._backends._asyncio"
 
 
 def is_foreign_cancellation(error: BaseException) -> bool:

@@ -30,6 +30,9 @@ from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Desk, Events
+from eventbus.from_threads import PublishingFromThreads
+from eventbus.inbox import Inbox
+from eventbus.message import Message
 from eventbus.middleware import Correlate, Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, innermost
 from eventbus.plugins import transport_for
@@ -72,7 +75,7 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class EventBus(Registering, Requesting, Generic[C]):
+class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
     """A typed publish-subscribe bus.
 
     Register handlers with `on`, at any time; run it with `async with`. Leaving the block normally
@@ -274,7 +277,7 @@ class EventBus(Registering, Requesting, Generic[C]):
             DeadlockError: Called by a handler of this bus, which would wait for itself.
         """
         self._refuse_handlers("join")
-        await self.activity.wait_idle()
+        await self._wait_idle()
 
     async def drain(self) -> None:
         """Refuse what is new and finish what was accepted: the first half of leaving the block.
@@ -297,11 +300,19 @@ class EventBus(Registering, Requesting, Generic[C]):
         self._schedule.set_deadline(deadline)
         self._bus_transport.set_deadline(deadline)
         with self._patience():
-            await self.activity.wait_idle()
+            await self._wait_idle()
+            while not self._inbox.close_if_empty():
+                await self._wait_idle()
         if self._phase is Phase.DRAINING:  # Race: it may have been stopped, and started again.
             self._close_queues()
 
+    async def _wait_idle(self) -> None:
+        if self._is_live:
+            self._inbox.look()
+        await self.activity.wait_idle()
+
     def _close_queues(self) -> None:
+        self._inbox.close()
         for subscription in self._registry.subscriptions.values():
             if subscription.queue is not None:
                 subscription.queue.refuse_waiting()
@@ -443,8 +454,12 @@ class EventBus(Registering, Requesting, Generic[C]):
         if self.is_running:
             raise EventBusError(f"{self!r} is running already: enter it once at a time")
         self._registry.begin()
-        self._runtime = Runtime(self, self.clock, self._timers, threads=self._most_threads)
+        self._runtime = Runtime(
+            self, self.clock, self._timers, self.activity, threads=self._most_threads
+        )
         await self._runtime.start()
+        self._inbox = self._runtime.inbox
+        self._runtime.start_soon(self.serve_threads)
         self._schedule.begin()
         await self._bus_transport.__aenter__()
         self._enter(Phase.RUNNING)
@@ -476,11 +491,22 @@ class EventBus(Registering, Requesting, Generic[C]):
         finally:
             self.replies.end_all()
             self._timers.clear()
+            self._warn_of_stuck_threads()
             abandoned = self._registry.stop() + self._schedule.stop()
+            abandoned += self.abandon_inbox()
             if abandoned:
                 logger.warning("%r ended with %d deliveries abandoned", self, abandoned)
             await self._bus_transport.__aexit__(None, None, None)
             self._enter(Phase.CLOSED)
+
+    def _warn_of_stuck_threads(self) -> None:
+        if stuck := self._runtime.threads.stuck:
+            logger.warning(
+                "%r ended while %d threads still run handlers, of %s: they cannot be stopped",
+                self,
+                len(stuck),
+                ", ".join(sorted(set(stuck))),
+            )
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
@@ -545,6 +571,22 @@ class EventBus(Registering, Requesting, Generic[C]):
         """What it has while it runs."""
         return self._runtime
 
+    def forget_routes_soon(self) -> None:
+        """Work all routes out anew, also if this is not the thread that works them out."""
+        if self._is_live and not self._runtime.is_in_its_thread():
+            self._runtime.call_soon(self.forget_routes)
+        else:
+            self.forget_routes()
+
+    def open_inbox(self) -> Inbox[Message]:
+        """Give where a thread may put what it publishes.
+
+        Raises:
+            NotStarted, BusClosed: As `require_open`.
+        """
+        self._require_phase()
+        return self._inbox
+
     @property
     def is_stopping(self) -> bool:
         """Whether the bus is being stopped at once."""
@@ -570,8 +612,11 @@ class EventBus(Registering, Requesting, Generic[C]):
         if self._is_live and not self._runtime.is_in_its_thread():
             raise EventBusError(
                 f"{self!r} runs in another thread, and is not safe to use from this one: publish "
-                "from its event loop; in a handler that is not async, use context.publish_nowait"
+                "with publish_from_thread or, in a handler, context.publish_nowait"
             )
+        self._require_phase()
+
+    def _require_phase(self) -> None:
         if self._phase is Phase.RUNNING:
             return
         if self._phase is Phase.NEW:

@@ -479,7 +479,7 @@ def _call_of(member: Member, subscription: Subscription) -> Call:
         return result
 
     async def call_in_thread(*arguments: object) -> object:
-        return await threads.run(partial(call_and_check, *arguments))
+        return await threads.run(partial(call_and_check, *arguments), subscription.name)
 
     return call_in_thread
 

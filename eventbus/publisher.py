@@ -6,7 +6,7 @@ contract. Starting and stopping empty the cache too, so that asking whether the 
 a publish nothing.
 """
 
-__all__ = ("Publishing",)
+__all__ = ("TURNS", "Publishing", "later_of")
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,11 +94,12 @@ class Publishing:
         self._turns = 0
         self._published_before = -TURNS
         self._lost = 0
+        self._abandoned = 0
         self._transport = transport
         self._now = clock.now
         self._routes: BoundedCache[Topic[Any] | str, Route] = BoundedCache(ROUTES_KEPT)
         self._queues_kept = 0
-        self._schedule = Schedule(schedule_size, clock, timers, self.activity, self._send_late)
+        self._schedule = Schedule(schedule_size, clock, timers, self.activity, self._send_due)
         self._layers = check_publish_middleware(middleware)
         self._send = compose_publish(self._layers, self._accept)
         self._send_now = compose_publish(self._layers, self._accept_now)
@@ -274,7 +275,12 @@ class Publishing:
     @property
     def unrouted(self) -> Counts:
         """What became of accepted messages that never reached a subscription."""
-        return Counts(lost=self._lost, abandoned=self._schedule.abandoned)
+        abandoned = self._abandoned + self._schedule.abandoned
+        return Counts(lost=self._lost, abandoned=abandoned)
+
+    def forget_routes_soon(self) -> None:
+        """Work all routes out anew, also if this is not the thread that works them out."""
+        raise NotImplementedError
 
     def correlate(self) -> None:
         """Let what handlers with `Correlate` publish here belong to their message."""
@@ -347,8 +353,9 @@ class Publishing:
         return cause_here() if self._is_correlating else None
 
     async def _accept(self, message: Message) -> Receipt:
-        if (later := _later_of(message)) is not None:
-            return self._accept_for_later(message, later)
+        if (later := later_of(message)) is not None:
+            self.require_open()
+            return self._keep_for_later(message, later)
         topic = message.topic
         route = self._recent_route(topic) or await self._find_route(topic)
         _tell_expiry(route, message)
@@ -358,8 +365,9 @@ class Publishing:
         return message
 
     async def _accept_now(self, message: Message) -> Receipt:
-        if (later := _later_of(message)) is not None:
-            return self._accept_for_later(message, later)
+        if (later := later_of(message)) is not None:
+            self.require_open()
+            return self._keep_for_later(message, later)
         route = self._route(message.topic)
         route.check(message.payload)
         _tell_expiry(route, message)
@@ -368,24 +376,31 @@ class Publishing:
         self._count(route, 1)
         return message
 
-    def _accept_for_later(self, message: Message, later: Later) -> Receipt:
-        self.require_open()
+    def _keep_for_later(self, message: Message, later: Later) -> Receipt:
         self._check(self._name_of(message.topic), message.payload)
         self._schedule.add(message, later)
         self._turns -= 1
         return message
 
-    def _send_late(self, message: Message) -> Sequence[Waiter[Entry]]:
-        """Put a message into the queues when its publisher has gone; give what has to wait."""
+    def _send_due(self, message: Message) -> Sequence[Waiter[Entry]]:
+        """Put a scheduled message into the queues; give what has to wait."""
+        return self._feed_late(message.topic, [message])
+
+    def _feed_late(self, topic: str, messages: Sequence[Message]) -> Sequence[Waiter[Entry]]:
+        """Put messages into the queues whose publisher has gone; give what has to wait."""
         try:
-            route = self._look_up(message.topic)
-            _tell_expiry(route, message)
-            waiters = route.feed_late(message)
-        except EventBusError as error:  # a contract that was stated after it had passed the door
+            route = self._recent_route(topic) or self._look_up(topic)
+            for message in messages:
+                _tell_expiry(route, message)
+            waiters = route.feed_late(messages)
+        except EventBusError as error:  # one that no JSON can hold, or a contract stated since
+            if len(messages) > 1:
+                return [waiter for one in messages for waiter in self._feed_late(topic, [one])]
             self._lost += 1
-            logger.error("%r is lost, as nobody is left to be told: %s", message, error)
+            logger.error("%r is lost, as nobody is left to be told: %s", messages[0], error)
             return ()
-        self.unmatched += not route.matched
+        if not route.matched:
+            self.unmatched += len(messages)
         return waiters
 
     def _check(self, topic: str, event: object) -> None:
@@ -440,7 +455,7 @@ class Publishing:
         if isinstance(topic, Topic):
             stated = cast("Topic[object]", topic)
             if self.contracts.learn(stated):
-                self.forget_routes()
+                self.forget_routes_soon()
             return stated.name
         if isinstance(topic, RequestTopic):
             raise InvalidTopic(f"{topic!r} is asked, not told: use bus.request(), or its name")
@@ -452,7 +467,8 @@ class Publishing:
         return name
 
 
-def _later_of(message: Message) -> Later | None:
+def later_of(message: Message) -> Later | None:
+    """Tell when a message is to go out; None if that is now."""
     traits = message.head[2]
     return traits.scheduled if traits is not None and isinstance(traits.scheduled, Later) else None
 

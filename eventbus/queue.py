@@ -303,12 +303,6 @@ class DeliveryQueue(Generic[T]):
         self._wake()
         return None
 
-    def enter(self, entry: T) -> Waiter[T] | None:
-        """Take an entry that nobody can be told was refused: where `fail` would, it lines up."""
-        if self.overflow == "fail" and not self.is_closed and not self.has_room_for([entry]):
-            return self.line_up(entry)
-        return self.offer(entry)
-
     def offer_all(self, entries: Sequence[T]) -> list[Waiter[T]]:
         """Take entries in their order, together where there is room for them together."""
         waiters: list[Waiter[T]] = []
@@ -319,6 +313,12 @@ class DeliveryQueue(Generic[T]):
             if (waiter := self.offer(entry)) is not None:
                 waiters.append(waiter)
         return waiters
+
+    def enter_all(self, entries: Sequence[T]) -> list[Waiter[T]]:
+        """Take entries that nobody can be told were refused: where `fail` would, they line up."""
+        if self.overflow == "fail" and not self.is_closed and not self.has_room_for(entries):
+            return [self.line_up(entry) for entry in entries]
+        return self.offer_all(entries)
 
     def line_up(self, entry: T) -> Waiter[T]:
         """Take an entry as soon as there is room, whatever the policy; give what to wait for."""

@@ -9,9 +9,12 @@ from typing import Any
 
 from anyio import create_task_group
 
-from eventbus._loop import wake_up_type
+from eventbus._loop import call_soon, wake_up_type
 from eventbus.clock import Clock
 from eventbus.dispatch import run_worker
+from eventbus.inbox import INBOX_SIZE, Inbox
+from eventbus.message import Message
+from eventbus.queue import Activity
 from eventbus.subscription import Worker
 from eventbus.threads import Threads
 from eventbus.timers import Timers
@@ -32,9 +35,13 @@ class Runtime:
     Workers run in a copy of the context in which it is made, never in that of a publisher.
     """
 
-    def __init__(self, bus: object, clock: Clock, timers: Timers, *, threads: int) -> None:
+    def __init__(
+        self, bus: object, clock: Clock, timers: Timers, activity: Activity, *, threads: int
+    ) -> None:
         self.threads = Threads(threads)
         self.new_wake_up = wake_up_type()
+        self.call_soon = call_soon()
+        self.inbox = Inbox[Message](INBOX_SIZE, activity, self.call_soon, self.new_wake_up)
         self._thread = get_ident()
         self._timers = timers
         self._watchdog = Watchdog(clock)
@@ -59,8 +66,11 @@ class Runtime:
             ExceptionGroup: The machinery failed; errors of handlers never come here.
         """
         self._task_group.cancel_scope.cancel()
-        # No error is handed over: that of the bus's block is to leave it as it is, in no group.
-        await self._task_group.__aexit__(None, None, None)
+        try:
+            # No error is handed over: that of the bus's block is to leave it as it is, in no group.
+            await self._task_group.__aexit__(None, None, None)
+        finally:
+            self.threads.close()
 
     def start_soon(
         self, function: Callable[..., Coroutine[Any, Any, object]], *arguments: object

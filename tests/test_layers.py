@@ -11,13 +11,13 @@ from pathlib import Path
 LAYERS = {
     6: "__init__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
-    4: "runtime  dispatch  watchdog  publisher  requesting  registry  router  events",
+    4: "runtime  dispatch  watchdog  publisher  from_threads  requesting  registry  router  events",
     3: "subscription  responding  responders  stats  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
     "  transports.dead_letters",
     2: "context  probe  transports.base  middleware  middleware.*",
-    1: "deadlocks  correlation  message  publishing  settling  answers  replies  contracts  schema"
-    "  codec  fitting  queue  retry  schedule  timers  threads  handlers  entry_points",
+    1: "deadlocks  inbox  correlation  message  publishing  settling  answers  replies  contracts"
+    "  schema  codec  fitting  queue  retry  schedule  timers  threads  handlers  entry_points",
     0: "errors  clock  topics  cache  _loop",
 }
 
@@ -29,6 +29,7 @@ RESERVED = {
     "typing_extensions": "*",
     "asyncio": "_loop  testing  testing.*",
     "trio": "_loop  testing  testing.*",
+    "sniffio": "_loop",
     "pytest": "testing  testing.*",
     "rich": "cli  cli.*",
     "time": "clock  middleware.log",  # the log tells how long the machine took

@@ -55,14 +55,15 @@ class CodedRoute(Route):
         self.check(message.payload)
         return self.feed_all([message])
 
-    def feed_late(self, message: Message) -> list[Waiter[Entry]]:
-        """Convert a message whose publisher has gone, and put it into the queues.
+    def feed_late(self, messages: Sequence[Message]) -> list[Waiter[Entry]]:
+        """Convert messages whose publisher has gone, and put them into the queues.
 
         Raises:
             InvalidEvent: The topic's contract refuses the payload, or it cannot be JSON.
         """
-        self.check(message.payload)
-        return self.line_up(self._coded(message))
+        for message in messages:
+            self.check(message.payload)
+        return super().feed_late([self._coded(message) for message in messages])
 
     def feed_all(
         self, messages: Sequence[Message], *, may_wait: bool = True

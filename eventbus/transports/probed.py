@@ -33,10 +33,11 @@ class ProbedRoute(Route):
         self._tell(message)
         return waiters
 
-    def feed_late(self, message: Message) -> list[Waiter[Entry]]:
-        """Put a message into the queues as the route does, when it is due, and tell of it then."""
-        waiters = self._route.feed_late(message)
-        self._tell(message)
+    def feed_late(self, messages: Sequence[Message]) -> list[Waiter[Entry]]:
+        """Put messages into the queues as the route does, when they are due, and tell of them."""
+        waiters = self._route.feed_late(messages)
+        for message in messages:
+            self._tell(message)
         return waiters
 
     def expect_expiry(self) -> None:

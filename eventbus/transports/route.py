@@ -101,26 +101,19 @@ class Route:
                     waiters.append(waiter)
         return waiters
 
-    def feed_late(self, message: Message) -> list[Waiter[Entry]]:
-        """Put a message into the queues when its publisher has gone, and nobody can be told.
+    def feed_late(self, messages: Sequence[Message]) -> list[Waiter[Entry]]:
+        """Put messages into the queues whose publisher has gone; give what has to wait.
 
-        So a full queue that refuses is lined up for like one that blocks.
-
-        Raises:
-            InvalidEvent: The topic's contract refuses the payload.
+        Nobody can be told of a refusal any more: so a full queue that would refuse is lined up for
+        like one that blocks, and the contract is that of the time when they were published.
         """
-        self.check(message.payload)
-        return self.line_up(message)
-
-    def line_up(self, message: Message) -> list[Waiter[Entry]]:
-        """Put a checked message into the queues, or into the line before those that are full."""
-        waiters = [
-            queue.enter(entry)
-            for group in self._groups
-            for entry in group.parse_all([message])
-            for queue in group.queues
+        parsed = [(group.queues, group.parse_all(messages)) for group in self._groups]
+        return [
+            waiter
+            for queues, entries in parsed
+            for queue in queues
+            for waiter in queue.enter_all(entries)
         ]
-        return [waiter for waiter in waiters if waiter is not None]
 
     def expect_expiry(self) -> None:
         """Tell the subscriptions that a message comes which may expire in their queues."""

@@ -56,6 +56,14 @@ def without_waiting(other: EventBus) -> None:
     other.publish_nowait(CREATED, Created(order_id="o-1"), urgent=True)  # expect-error
 
 
+def from_threads() -> None:
+    bus.publish_from_thread(CREATED, Created(order_id="o-1"), key="o-1", expires=5.0)
+    bus.publish_from_thread("orders.created", {"order_id": "o-1"}, delay=5.0)
+    bus.publish_from_thread(CREATED, Shipped(parcel="p-1"))  # expect-error
+    bus.publish_from_thread("orders.created", 1)  # expect-error
+    bus.publish_from_thread("orders.created", {}, urgent=True)  # expect-error
+
+
 async def many() -> None:
     created, shipped = Created(order_id="o-1"), Shipped(parcel="p-1")
     assert_type(await bus.publish_many(CREATED, [created]), list[Receipt])
