@@ -4,7 +4,6 @@ from collections.abc import Callable
 from threading import Thread
 
 import anyio
-import anyio.lowlevel
 import pytest
 from anyio.lowlevel import checkpoint
 

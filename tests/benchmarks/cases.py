@@ -14,7 +14,7 @@ from eventbus.middleware import (
     Throttle,
     Timeout,
 )
-from tests.benchmarks import floors, latency, memory, throughput
+from tests.benchmarks import floors, latency, later, memory, threads, throughput
 from tests.benchmarks.measure import Case, Sample, added
 from tests.benchmarks.throughput import pass_on, with_middleware
 
@@ -59,6 +59,12 @@ CASES: Mapping[str, Case] = {
     "latency": Case(latency.one_in_flight, 1_000),
     "flood": Case(latency.behind_a_flood, 100),
     "flood, trio": Case(latency.behind_a_flood, 100, backend="trio"),
+    "scheduled": Case(later.scheduled_and_handled),
+    "from a thread": Case(threads.published_from_a_thread, 20_000),
+    "from a thread, trio": Case(threads.published_from_a_thread, 20_000, backend="trio"),
+    "called from a thread": Case(threads.called_from_a_thread, 400),
+    "called from a thread, trio": Case(threads.called_from_a_thread, 400, backend="trio"),
+    "bytes, scheduled": Case(later.bytes_scheduled, 1_000),
     "bytes, unused": Case(memory.unused_subscription, 1_000),
     "bytes, idle": Case(memory.idle_subscription, 1_000),
 }

@@ -83,6 +83,16 @@ ROWS = (
     Row("latency p50, one in flight", "Q", 1.2, 1.0, per("latency", "latency of a queue")),
     Row("latency p99 behind 4 flooded", "B", 1.6, 1.1, per("flood", BOUND_BEHIND_A_FLOOD_NS)),
     Row("the same on trio", "B", 3.1, 2.1, per("flood, trio", BOUND_BEHIND_A_FLOOD_NS)),
+    Row("delay=, until handled", "F", 25.0, 15.0, per("scheduled", "F")),
+    Row("from a thread", "T", 0.02, 0.01, per("from a thread", "called from a thread")),
+    Row(
+        "from a thread, on trio",
+        "T on trio",
+        0.02,
+        0.01,
+        per("from a thread, trio", "called from a thread, trio"),
+    ),
+    Row("memory, message scheduled", "kB", 1.0, 0.5, per("bytes, scheduled", 1_000)),
     Row("memory, subscription never used", "kB", 1.5, 1.0, per("bytes, unused", 1_000)),
     Row("memory, subscription used and idle", "kB", 10.0, 6.0, per("bytes, idle", 1_000)),
 )
@@ -91,6 +101,7 @@ UNITS = (
     ("F", "F", "asyncio.Queue: put_nowait, get, await handler"),
     ("A", "A", "await handler"),
     ("V", "V", "the model's validator, called with the dict"),
+    ("T", "called from a thread", "anyio.from_thread.run_sync, wall time"),
     ("Q", "latency of a queue", "from put_nowait to the handler of a parked asyncio.Queue"),
 )
 
