@@ -20,11 +20,10 @@ What is left alone
 It costs nothing until a handler has to wait.
 """
 
-__all__ = ("Awaited", "Server", "break_deadlock", "serve_here", "waiting_for")
+__all__ = ("Awaited", "Server", "begin_wait", "break_deadlock", "end_wait", "serve_here")
 
 from collections import deque
-from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import pairwise
 from typing import Protocol, TypeAlias
@@ -82,18 +81,22 @@ def serve_here(server: Server) -> None:
     _server.set(server)
 
 
-@contextmanager
-def waiting_for(awaited: Sequence[Awaited]) -> Generator[None]:
-    """Wait in the block for all of these; a handler that would wait for ever is refused them."""
-    server = _server_that_waits()
-    if server is None:
-        yield
-        return
-    server.awaits = awaited
-    try:
+def begin_wait(awaited: Sequence[Awaited]) -> Server | None:
+    """Note that a handler waits for all of these; if it would wait for ever, it is refused them.
+
+    Gives the handler's server, for `end_wait`; None where no handler waits.
+    """
+    server = _server.get()
+    if server is not None and _waits_itself(server):
+        server.awaits = awaited
         break_deadlock(server)
-        yield
-    finally:
+        return server
+    return None
+
+
+def end_wait(server: Server | None) -> None:
+    """Note that the wait is over, however it ended."""
+    if server is not None:
         server.awaits = ()
 
 
@@ -108,12 +111,10 @@ def break_deadlock(server: Server) -> None:
                 awaited.refuse(error)
 
 
-def _server_that_waits() -> Server | None:
-    """Find the server whose own task this is, unless its handler has set a time limit."""
-    server = _server.get()
-    if server is None or server.task_id != get_current_task().id:
-        return None
-    return None if current_effective_deadline() < server.deadline else server
+def _waits_itself(server: Server) -> bool:
+    """Tell whether this is the server's own task, and no time limit of its handler's ends it."""
+    is_own = server.task_id == get_current_task().id
+    return is_own and current_effective_deadline() >= server.deadline
 
 
 def _survey(server: Server) -> Needs:

@@ -37,7 +37,7 @@ from anyio import Event, TaskInfo, get_current_task
 from anyio.lowlevel import checkpoint
 
 from eventbus._loop import WakeUp
-from eventbus.deadlocks import Server, break_deadlock, waiting_for
+from eventbus.deadlocks import Server, begin_wait, break_deadlock, end_wait
 from eventbus.errors import BusClosed, EventBusError
 
 T = TypeVar("T")
@@ -196,14 +196,16 @@ async def wait_for_places(waiters: Sequence[Waiter[T]]) -> None:
     """
     if not waiters:
         return
+    handler = begin_wait(waiters)
     try:
-        with waiting_for(waiters):
-            for waiter in waiters:
-                await waiter.wait()
+        for waiter in waiters:
+            await waiter.wait()
     except BaseException:
         for waiter in waiters:
             waiter.withdraw()
         raise
+    finally:
+        end_wait(handler)
 
 
 class DeliveryQueue(Generic[T]):
