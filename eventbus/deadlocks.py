@@ -1,10 +1,11 @@
-"""Deadlocks among handlers that publish: found when the wait that closes one begins.
+"""Deadlocks among handlers that publish and ask: found when the wait that closes one begins.
 
 Who is stuck
     A handler whose publish waits for a place needs somebody to take from that queue. Where all who
     could are handlers that wait so themselves, and none of these can go on either, nobody ever
-    will. Anything else may still move: a worker that is free, or at work, or about to be; a retry
-    that comes back to a free worker; who iterates.
+    will. So it is with a handler that asks, and the responder whose reply it waits for. Anything
+    else may still move: a worker that is free, or at work, or about to be; a retry that comes back
+    to a free worker; who iterates.
 
 Who is told
     The one whose wait closes the circle, at once: its wait ends with a `DeadlockError`, and then it
@@ -20,7 +21,15 @@ What is left alone
 It costs nothing until a handler has to wait.
 """
 
-__all__ = ("Awaited", "Server", "begin_wait", "break_deadlock", "end_wait", "serve_here")
+__all__ = (
+    "Awaited",
+    "Server",
+    "begin_wait",
+    "break_deadlock",
+    "end_wait",
+    "is_serving",
+    "serve_here",
+)
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +43,7 @@ from eventbus.errors import DeadlockError, EventBusError
 
 
 class Awaited(Protocol):
-    """What a handler waits for, as a place in a queue."""
+    """What a handler waits for: a place in a queue, or a reply."""
 
     @property
     def is_pending(self) -> bool:
@@ -79,6 +88,11 @@ def serve_here(server: Server) -> None:
     server.task_id = get_current_task().id
     server.deadline = current_effective_deadline()
     _server.set(server)
+
+
+def is_serving() -> bool:
+    """Tell whether a handler runs here, or what it has started."""
+    return _server.get() is not None
 
 
 def begin_wait(awaited: Sequence[Awaited]) -> Server | None:
@@ -164,6 +178,7 @@ def _way_back(server: Server, needs: Needs, stuck: Collection[Server]) -> tuple[
 def _story(cycle: Sequence[str]) -> str:
     waits = ", ".join(f"{a!r} waits for {b!r}" for a, b in pairwise((*cycle, cycle[0])))
     return (
-        f"{waits}, each for a place in a full queue that nobody else takes from: give one of them "
-        "a larger queue_size, another overflow or more concurrency, or let it publish less"
+        f"{waits}, each for room in a full queue or for a reply, which nobody else could give: "
+        "give one of them a larger queue_size, another overflow or more concurrency, or let it "
+        "publish less"
     )

@@ -415,7 +415,7 @@ class DeliveryQueue(Generic[T]):
         wake_up = self._new_wake_up()
         self._idle.append(wake_up)
         self._update()
-        if self.waiters:  # all that is queued is set aside
+        if self.waiters or self.held:  # perhaps all that is queued is set aside
             self._break_deadlocks()
         try:
             await wake_up.wait()
@@ -560,8 +560,8 @@ class DeliveryQueue(Generic[T]):
         self._update()
 
     def _break_deadlocks(self) -> None:
-        """Look whether waiting handlers have lost the last who could have let them in."""
-        if self.waiters:
+        """Look whether waiting handlers have lost the last who could have let them go on."""
+        if self.waiters or self.depth:
             for server in self.blockers():
                 break_deadlock(server)
 

@@ -8,7 +8,7 @@ its deadline behind there, until it comes first or most are such: then they are 
 request costs neither a timer nor a cancel scope, and the heap stays in proportion to what waits.
 """
 
-__all__ = ("REQUESTS_WAITING", "Asking", "End", "Replies")
+__all__ = ("REQUESTS_WAITING", "Asking", "AwaitedReply", "End", "Replies")
 
 import heapq
 import math
@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from enum import Enum, auto
 from itertools import count
+from typing import Protocol
 
-from anyio import CancelScope
+from anyio import CancelScope, get_current_task
 
 from eventbus._loop import WakeUp
 from eventbus.answers import Failure
 from eventbus.clock import Clock, uuid7_text
-from eventbus.errors import QueueFull
+from eventbus.deadlocks import Server, begin_wait, end_wait
+from eventbus.errors import EventBusError, QueueFull
 from eventbus.message import ReplyTo
 from eventbus.timers import Timer, Timers
 
@@ -40,12 +42,21 @@ class End(Enum):
     CLOSED = auto()
 
 
+class Responder(Protocol):
+    """What answers requests, as a handler sees it that waits for the reply."""
+
+    def blockers_of(self, reply_to: ReplyTo) -> Sequence[Server]:
+        """Name the servers of which one has to go on before it answers, as `Awaited` does."""
+        ...
+
+
 class Asking:
     """One request that waits for so many replies at most."""
 
     end: End | None = None
     scope: CancelScope | None = None
     failures: Sequence[Failure] = ()
+    responders: Sequence[Responder] = ()
 
     def __init__(self, wake_up: WakeUp, most: int) -> None:
         self.wake_up = wake_up
@@ -69,6 +80,47 @@ class Asking:
                 yield
             finally:
                 self.scope = None
+
+
+class AwaitedReply:
+    """The one reply to a request, as what the handler that asked waits for."""
+
+    def __init__(self, asking: Asking, reply_to: ReplyTo) -> None:
+        self.refusal: EventBusError | None = None
+        self._asking = asking
+        self._reply_to = reply_to
+        self._task = get_current_task()
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the handler still waits."""
+        is_over = self.refusal is not None or not self._asking.awaited
+        return not (is_over or self._task.has_pending_cancellation())
+
+    def blockers(self) -> Sequence[Server]:
+        """Name whom the reply depends on; none where several may answer."""
+        if len(self._asking.responders) != 1:
+            return ()
+        return self._asking.responders[0].blockers_of(self._reply_to)
+
+    def refuse(self, error: EventBusError) -> None:
+        """Tell the handler that there will be no reply, and why."""
+        self.refusal = error
+        self._asking.wake_up.set()
+
+    async def wait(self) -> None:
+        """Wait for the reply.
+
+        Raises:
+            DeadlockError: It would never have come.
+        """
+        handler = begin_wait([self])
+        try:
+            await self._asking.wake_up.wait()
+        finally:
+            end_wait(handler)
+        if self.refusal is not None:
+            raise self.refusal
 
 
 class Replies:

@@ -22,6 +22,7 @@ from eventbus.clock import Clock, seconds_of
 from eventbus.context import Payload
 from eventbus.contracts import Contracts, RequestTopic, Topic
 from eventbus.correlation import message_here
+from eventbus.deadlocks import is_serving
 from eventbus.errors import (
     BusClosed,
     EventBusError,
@@ -43,7 +44,7 @@ from eventbus.registration import (
     model_of,
     patterns_of,
 )
-from eventbus.replies import Asking, End, Replies
+from eventbus.replies import Asking, AwaitedReply, End, Replies
 from eventbus.runtime import Runtime
 from eventbus.timers import Timers
 from eventbus.transports.memory import MemoryTransport
@@ -121,6 +122,7 @@ class Requesting(Publishing):
             InvalidOption: No `reply=` beside a string, one beside a `RequestTopic`, a time-out that
                 cannot be, or a topic with many responders.
             QueueFull: The queue of a subscription refuses, or 100,000 requests are waiting.
+            DeadlockError: In a handler: only it, or handlers that wait so, could answer.
             BusClosed: The bus drains or closes, or did before the reply came.
             InvalidTopic, UnknownTopic, NotStarted: As `publish`.
         """
@@ -307,6 +309,7 @@ class Requesting(Publishing):
         now = self._now()
         seconds = _seconds_left(name, timeout, now)
         asking = Asking(self.runtime.new_wake_up(), min(most, route.responders))
+        asking.responders = route.answering
         traits = Traits()
         traits.reply_to = reply_to = self.replies.open(asking, seconds)
         traits.expires_at = now + seconds
@@ -326,7 +329,10 @@ class Requesting(Publishing):
                 if waiters:
                     with asking.limited():
                         await wait_for_places(waiters)
-            await asking.wake_up.wait()
+            if is_serving():
+                await AwaitedReply(asking, reply_to).wait()
+            else:
+                await asking.wake_up.wait()
         except EventBusError:
             await checkpoint()  # who tries again and again must let the workers run
             raise
@@ -341,6 +347,7 @@ class Requesting(Publishing):
         if asking is None:
             return message
         asking.awaited = min(asking.awaited, route.responders)
+        asking.responders = route.answering
         route.expect_expiry()
         await wait_for_places(route.feed(message))
         note_matched(message, route.matched)

@@ -19,7 +19,7 @@ from eventbus.contracts import Topic
 from eventbus.deadlocks import Awaited
 from eventbus.errors import InvalidOption
 from eventbus.handlers import HandlerShape
-from eventbus.message import Delivery, Entry, Message, delivery_of
+from eventbus.message import Delivery, Entry, Message, ReplyTo, delivery_of, reply_to_of
 from eventbus.middleware import (
     CircuitBreaker,
     Correlate,
@@ -185,6 +185,13 @@ class Worker:
     def name(self) -> str:
         """The name of the subscription."""
         return self.subscription.name
+
+    @property
+    def reply_to(self) -> ReplyTo | None:
+        """Where the reply goes to what it is working on; None if nobody asks for one."""
+        entry = self.current
+        message = entry.message if isinstance(entry, Delivery) else entry
+        return None if message is None else reply_to_of(message)
 
     @property
     def timeout_seconds(self) -> float | None:
@@ -473,6 +480,16 @@ class Subscription:
                 if worker.lane is not None:
                     self.lanes.enter(worker.lane, worker.current)
                 worker.end_burst()
+
+    def blockers_of(self, reply_to: ReplyTo) -> Sequence[Worker]:
+        """Name the workers of which one has to go on before a request is answered.
+
+        The one that is at work on it; before, those of which one has to take it.
+        """
+        for worker in self.workers:
+            if worker.reply_to == reply_to:
+                return [worker] if worker.awaits else ()
+        return self._blockers()
 
     def _blockers(self) -> Sequence[Worker]:
         """Name the workers of which one has to go on before a place comes free in the queue.

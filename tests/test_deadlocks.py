@@ -1,18 +1,23 @@
 """Deadlocks of handlers that publish: who is told, of what, and who is left to wait."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import anyio
 import pytest
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
-from eventbus import Context, DeadlockError, EventBus, Topic
+from eventbus import Context, DeadlockError, EventBus, RequestTimeout, RequestTopic, Topic
 from eventbus.middleware import DeadLetter, Retry
 from tests.manual_clock import ManualClock
 
 A, B, C = (Topic(name, int) for name in "abc")
+ASK_A, ASK_B, ASK_C = (RequestTopic(f"ask.{name}", int, int) for name in "abc")
 ONE_RETRY = Retry(attempts=2, initial=9.0, jitter=False)
+
+Asked = RequestTopic[int, int]
 
 Plan = Mapping[int, Sequence[tuple[Topic[int], int]]]
 """What to publish at which event, one after the other."""
@@ -59,6 +64,11 @@ def parity(event: int) -> str:
     return str(event % 2)
 
 
+def one_key(_: int) -> str:
+    """Give the key of an event where all have the same."""
+    return "one"
+
+
 def serve(
     bus: EventBus, topic: Topic[int], plan: Plan | None = None, *, concurrency: int = 1
 ) -> Relay:
@@ -95,7 +105,7 @@ async def test_a_handler_that_fills_its_own_queue_is_told(clock: ManualClock) ->
         await bus.publish(A, 0)
 
     assert (relay.seen, relay.cycles) == ([0, 1], [("a",)])
-    assert str(relay.told[0]).startswith("'a' waits for 'a', each for a place in a full queue")
+    assert str(relay.told[0]).startswith("'a' waits for 'a', each for room in a full queue")
 
 
 async def test_the_cycle_is_named_in_its_order(clock: ManualClock) -> None:
@@ -243,7 +253,7 @@ async def test_a_free_worker_with_nothing_it_may_take_does_not_help(clock: Manua
     """What fills the queue waits behind the key of the handler that waits for a place."""
     bus = EventBus(clock=clock)
     relay = Relay(bus, {0: [(A, 2)]})
-    bus.on(A, name="a", queue_size=1, concurrency=2, key=lambda _: "one")(relay)
+    bus.on(A, name="a", queue_size=1, concurrency=2, key=one_key)(relay)
     async with bus:
         await fill(bus, clock, A)
         relay.open()
@@ -370,6 +380,147 @@ async def test_a_handler_in_a_thread_is_told_too(clock: ManualClock) -> None:
         await bus.join()
 
         assert [letter.error_type for letter in await bus.dead_letters()] == ["DeadlockError"]
+
+
+# --- Requests -------------------------------------------------------------------------------------
+
+
+class Asker:
+    """A responder that asks others, by plan, before it answers."""
+
+    def __init__(
+        self, bus: EventBus, topic: Asked, plan: Mapping[int, Asked], **options: Any
+    ) -> None:
+        self.told: list[tuple[str, ...]] = []
+        self._bus = bus
+        self._plan = plan
+        bus.on(topic, name=topic.name[-1], **options)(self)
+
+    async def __call__(self, event: int) -> int:
+        if event in self._plan:
+            try:
+                answer = await self._bus.request(self._plan[event], 9)
+            except DeadlockError as error:
+                self.told.append(error.cycle)
+                return 0
+            return answer + 1
+        return event
+
+
+async def test_a_responder_that_asks_itself_is_told(clock: ManualClock) -> None:
+    """With `concurrency=1` nobody else could answer."""
+    bus = EventBus(clock=clock)
+    asker = Asker(bus, ASK_A, {0: ASK_A}, concurrency=1)
+    async with bus:
+        answer = await bus.request(ASK_A, 0)
+
+    assert (answer, asker.told) == (0, [("a",)])
+
+
+async def test_a_responder_with_a_free_worker_may_ask_itself(clock: ManualClock) -> None:
+    """Responders have 16 workers, if nothing else is said."""
+    bus = EventBus(clock=clock)
+    asker = Asker(bus, ASK_A, {0: ASK_A})
+    async with bus:
+        answer = await bus.request(ASK_A, 0)
+
+    assert (answer, asker.told) == (10, [])
+
+
+async def test_responders_that_ask_each_other_in_a_circle_are_told(clock: ManualClock) -> None:
+    """That the one in the middle has other workers does not help: one of them has the request."""
+    bus = EventBus(clock=clock)
+    first = Asker(bus, ASK_A, {0: ASK_B}, concurrency=1)
+    second = Asker(bus, ASK_B, {9: ASK_C})
+    third = Asker(bus, ASK_C, {9: ASK_A})
+    async with bus:
+        answer = await bus.request(ASK_A, 0)
+
+    assert (answer, first.told, second.told, third.told) == (2, [], [], [("c", "a", "b")])
+
+
+async def test_a_circle_of_one_that_asks_and_one_that_publishes_is_found(
+    clock: ManualClock,
+) -> None:
+    """The one waits for a reply, the other for room in the queue of the first."""
+    bus = EventBus(clock=clock)
+    answers: list[int] = []
+    relay = Relay(bus, {9: [(A, 2)]})
+    relay.open()
+
+    @bus.on(A, name="a", queue_size=1)
+    async def ask(event: int) -> None:
+        if event == 0:
+            answers.append(await bus.request(ASK_B, 9))
+
+    @bus.on(ASK_B, name="b")
+    async def answer(event: int) -> int:
+        await relay(event)
+        return 7
+
+    async with bus:
+        await bus.publish_many(A, [0, 1])
+
+    assert (answers, relay.cycles) == ([7], [("b", "a")])
+
+
+async def test_who_asks_is_told_when_its_request_is_set_aside(clock: ManualClock) -> None:
+    """A free worker finds that it has to wait behind the key of the handler that asks."""
+    bus = EventBus(clock=clock)
+    asker = Asker(bus, ASK_A, {0: ASK_A}, concurrency=2, key=one_key)
+    async with bus:
+        answer = await bus.request(ASK_A, 0)
+
+    assert (answer, asker.told) == (0, [("a",)])
+
+
+async def test_who_asks_one_at_work_is_not_told(clock: ManualClock) -> None:
+    """A slow responder answers in the end."""
+    bus = EventBus(clock=clock)
+    asker = Asker(bus, ASK_A, {0: ASK_B}, concurrency=1)
+    gate = anyio.Event()
+
+    @bus.on(ASK_B, concurrency=1)
+    async def answer(event: int) -> int:
+        await gate.wait()
+        return event
+
+    async with bus, anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(bus.request, ASK_A, 0))
+        await clock.advance(4.0)
+        gate.set()
+
+    assert asker.told == []
+
+
+async def test_a_request_that_runs_out_of_time_leaves_no_trace(clock: ManualClock) -> None:
+    """Who has stopped waiting stands in nobody's way, nor counts as waiting."""
+    bus = EventBus(clock=clock)
+    seen: list[str] = []
+    gate = anyio.Event()
+
+    @bus.on(ASK_B, name="b", concurrency=1)
+    async def answer(event: int) -> int:
+        await gate.wait()
+        await bus.publish(A, 2)
+        return event
+
+    @bus.on(A, name="a", queue_size=1)
+    async def ask(event: int) -> None:
+        if event == 0:
+            try:
+                await bus.request(ASK_B, 9, timeout=1.0)
+            except RequestTimeout:
+                gate.set()
+                seen.append("timed out")
+                await clock.sleep(1.0)
+
+    async with bus:
+        await bus.publish_many(A, [0, 1])
+        await clock.advance(3.0)
+        await bus.join()
+
+        assert (seen, bus.stats().failed) == (["timed out"], 0)
 
 
 # --- Who is left to wait --------------------------------------------------------------------------

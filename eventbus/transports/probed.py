@@ -19,6 +19,7 @@ class ProbedRoute(Route):
         self.topic = route.topic
         self.contract = route.contract
         self.matched = route.matched
+        self.answering = route.answering
         self.responders = route.responders
         self.is_expiring = route.is_expiring
         self.head = route.head

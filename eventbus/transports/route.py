@@ -32,6 +32,7 @@ class Route:
         "_groups",
         "_kinds",
         "_subscriptions",
+        "answering",
         "contract",
         "head",
         "is_expiring",
@@ -55,7 +56,8 @@ class Route:
         self.topic = topic
         self.contract = contract
         self.matched = len(subscriptions)
-        self.responders = sum(s.options.answer is not None for s in subscriptions)
+        self.answering = tuple(s for s in subscriptions if s.options.answer is not None)
+        self.responders = len(self.answering)
         self.is_expiring = False  # whether messages that may expire were ever on this way
         self.head: Head = (topic, self.matched, None)  # of messages that say nothing more
         self._subscriptions = subscriptions
