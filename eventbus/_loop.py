@@ -1,6 +1,7 @@
 """The seam to the event loops, for what anyio cannot say."""
 
 __all__ = (
+    "Bell",
     "CallSoon",
     "WakeUp",
     "call_soon",
@@ -128,3 +129,27 @@ def is_foreign_cancellation(error: BaseException) -> bool:
         return True
     is_ours = task is not None and task.cancelling() > 0
     return not is_ours and anyio.current_effective_deadline() != -math.inf
+
+
+class Bell:
+    """Lets threads call into the event loop that runs when it is made.
+
+    `answer` is called in the loop soon after a ring; rings before that are answered by one call.
+    """
+
+    def __init__(self, answer: Callable[[], None]) -> None:
+        self._answer = answer
+        self._post = call_soon()
+        self._is_rung = False
+
+    def ring(self) -> None:
+        """Have `answer` called, from any thread; nothing happens once the loop has ended."""
+        if not self._is_rung:
+            self._is_rung = True
+            with suppress(RuntimeError):  # the loop has ended, and who was to be told with it
+                self._post(self._hear)
+
+    def _hear(self) -> None:
+        # Race: what rings from here on may have come too late for this answer, and needs another.
+        self._is_rung = False
+        self._answer()

@@ -30,12 +30,13 @@ from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Desk, Events
+from eventbus.feeding import FedExchange
 from eventbus.from_threads import PublishingFromThreads
 from eventbus.inbox import Inbox
 from eventbus.message import Message
 from eventbus.middleware import Correlate, Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, innermost
-from eventbus.plugins import transport_for
+from eventbus.plugins import exchange_for
 from eventbus.probe import Probe
 from eventbus.queue import Activity, Overflow
 from eventbus.registration import (
@@ -130,11 +131,11 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         self._activity = Activity()
         self._drain_seconds = seconds_of("drain_timeout", drain_timeout)
         self._timers = Timers(self.clock)
-        self._bus_transport = transport_for(url, self.clock, self._timers)
+        self._exchange = exchange_for(url, self.clock, self._timers)
         known, layers = Contracts(contracts), check_middleware(middleware)
         Requesting.__init__(
             self,
-            self._bus_transport,
+            self._exchange,
             known,
             self.clock,
             publish_middleware,
@@ -143,7 +144,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         )
         self._registry = Registry(
             self,
-            self._bus_transport,
+            self._exchange,
             known,
             Defaults(queue_size=queue_size, overflow=overflow, middleware=layers),
         )
@@ -298,7 +299,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         self._enter(Phase.DRAINING)
         deadline = self.clock.monotonic() + self._drain_seconds
         self._schedule.set_deadline(deadline)
-        self._bus_transport.set_deadline(deadline)
+        self._exchange.set_deadline(deadline)
         with self._patience():
             await self._wait_idle()
             while not self._inbox.close_if_empty():
@@ -373,7 +374,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             InvalidOption: A limit below 1, or an id that is not kept.
         """
         await checkpoint()
-        return self._bus_transport.list_dead_letters(subscription, limit=limit, before=before)
+        return await self._exchange.list_dead_letters(subscription, limit=limit, before=before)
 
     async def redrive(
         self, subscription: str | None = None, *, ids: Sequence[str] | None = None
@@ -389,14 +390,29 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         """
         await checkpoint()
         self.require_open()
-        return await self._bus_transport.redrive(subscription, ids)
+        return await self._exchange.redrive(subscription, ids)
 
     async def purge_dead_letters(
         self, subscription: str | None = None, *, ids: Sequence[str] | None = None
     ) -> int:
         """Forget dead letters: these ids, those of a subscription, or all. Gives how many."""
         await checkpoint()
-        return self._bus_transport.purge_dead_letters(subscription, ids)
+        return await self._exchange.purge_dead_letters(subscription, ids)
+
+    async def forget(self, name: str, /) -> None:
+        """Forget a durable subscription: where it was, and what it has not settled.
+
+        Raises:
+            InvalidOption: None of that name is stored, or this bus has it subscribed.
+            UnsupportedByTransport: The transport keeps no subscriptions.
+            NotStarted, BusClosed: The bus is not running.
+        """
+        await checkpoint()
+        self.require_open()
+        if name in self._registry.subscriptions:
+            raise InvalidOption(f"{name!r} is subscribed: `await bus.unsubscribe({name!r})` first")
+        if not await self._exchange.forget(name):
+            raise InvalidOption(f"{name!r} is no durable subscription: look at how it is spelt")
 
     # --- who watches ------------------------------------------------------------------------
 
@@ -426,7 +442,8 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         """
         if self.is_running:
             raise EventBusError(f"{self!r} is running: give it another clock before it starts")
-        self.clock = self._timers.clock = self._schedule.clock = self._bus_transport.clock = clock
+        self.clock = self._timers.clock = self._schedule.clock = clock
+        self._exchange.keep_time_by(clock)
         self._now = clock.now
 
     def names_of(self, handler_or_name: str | Callable[..., object], /) -> list[str]:
@@ -449,6 +466,8 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
         Raises:
             ContractError: A handler fits none of the contracts that its pattern overlaps.
+            UnsupportedByTransport: A subscription asks for what the transport cannot do.
+            StoreError: The store cannot be opened, or not trusted.
             EventBusError: It is running already.
         """
         if self.is_running:
@@ -461,7 +480,13 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         self._inbox = self._runtime.inbox
         self._runtime.start_soon(self.serve_threads)
         self._schedule.begin()
-        await self._bus_transport.__aenter__()
+        try:
+            await self._exchange.__aenter__()
+        except BaseException:
+            await self._stop(None)
+            raise
+        if isinstance(self._exchange, FedExchange):
+            self._runtime.start_soon(self._exchange.serve)
         self._enter(Phase.RUNNING)
         return self
 
@@ -496,7 +521,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             abandoned += self.abandon_inbox()
             if abandoned:
                 logger.warning("%r ended with %d deliveries abandoned", self, abandoned)
-            await self._bus_transport.__aexit__(None, None, None)
+            await self._exchange.__aexit__(None, None, None)
             self._enter(Phase.CLOSED)
 
     def _warn_of_stuck_threads(self) -> None:

@@ -64,6 +64,8 @@ SLICE_SECONDS = 200e-6
 PACE = 16
 FASTEST_PACE = 128
 
+_ACK = Ack()
+
 Call: TypeAlias = Callable[..., Awaitable[object]]
 
 
@@ -490,8 +492,8 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
     layers += [partial(probe.on_call, member.handler) for probe in subscription.host.probes]
     takes_context = member.shape.takes_context
     gates, answer = subscription.gates, subscription.options.answer
-    is_plain = subscription.options.ack == "auto" and answer is None
-    if is_plain and not (layers or gates or takes_context):
+    is_plain = subscription.options.ack == "auto" and not subscription.is_durable
+    if is_plain and answer is None and not (layers or gates or takes_context):
         return None
 
     def link(context: Context[Any]) -> Awaitable[object]:  # no coroutine of its own: that is 1 A
@@ -502,6 +504,8 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
     chain = _settling(subscription, compose(layers, link))
     for gate in reversed(gates):
         chain = gate.bind(chain)
+    if subscription.is_durable:
+        return _acknowledging(subscription, chain)
     return chain if answer is None else answering(subscription, answer, chain, carry_out)
 
 
@@ -509,7 +513,7 @@ def _settling(subscription: Subscription, chain: CallNext) -> CallNext:
     """Settle before or after the chain where that is not simply after success."""
 
     async def settle_first(context: Context[Any]) -> object:
-        await subscription.source.settle([(delivery_of(context.entry), Ack())])
+        await subscription.source.settle([(delivery_of(context.entry), Ack(is_urgent=True))])
         decide(context, ACKED)
         return await chain(context)
 
@@ -524,8 +528,34 @@ def _settling(subscription: Subscription, chain: CallNext) -> CallNext:
 
 
 def _where_of(subscription: Subscription) -> Callable[[Any], bool] | None:
-    """Give what the worker asks before an attempt; a responder's own link of the chain asks it."""
-    return None if subscription.options.answer is not None else subscription.options.where
+    """Give what the worker asks before an attempt, unless the outermost link of the chain does."""
+    is_asked_later = subscription.options.answer is not None or subscription.is_durable
+    return None if is_asked_later else subscription.options.where
+
+
+def _acknowledging(subscription: Subscription, chain: CallNext) -> CallNext:
+    """Tell the source of all that is done, of what is held back too.
+
+    What is done means all that the handler asked for: so that is carried out here.
+    """
+    where = subscription.options.where
+
+    async def acknowledge(context: Context[Any]) -> None:
+        if subscription.has_expired(context.entry):
+            context.is_handled = True
+            subscription.counts.started -= 1
+            subscription.counts.expired += 1
+        elif where is not None and not where(context.entry.event):
+            context.is_handled = True
+            subscription.counts.skipped += 1
+        else:
+            await chain(context)
+            if context.asked is not None:
+                await carry_out(subscription, context.asked)
+                context.asked = None
+        await subscription.source.settle([(cast("Delivery", context.entry), _ACK)])
+
+    return acknowledge
 
 
 def _not_awaited(subscription: Subscription, result: object) -> InvalidHandler:

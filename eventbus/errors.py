@@ -17,6 +17,11 @@
     ├── NoResponders                                     nobody answers this request
     ├── RemoteError                                      the responder of a request failed
     ├── RequestTimeout (also TimeoutError)               no reply, or no event, in time
+    ├── UnsupportedByTransport                           the transport cannot do what was asked
+    ├── StoreError                                       the store could not do it, or may have
+    │   ├── StoreCorrupt                                 what was stored is damaged or missing
+    │   ├── StoreVersion                                 the store is no store of this version
+    │   └── PositionGone                                 retention has removed that position
     └── HandlerTimeout (also TimeoutError)               an attempt took longer than `Timeout`
 
 Each message holds the offending value and the next step.
@@ -38,11 +43,16 @@ __all__ = (
     "NoResponders",
     "NoSubscribers",
     "NotStarted",
+    "PositionGone",
     "QueueFull",
     "RemoteError",
     "RequestTimeout",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreVersion",
     "UnknownTopic",
     "UnknownTransport",
+    "UnsupportedByTransport",
 )
 
 from collections.abc import Sequence
@@ -149,3 +159,23 @@ class RequestTimeout(EventBusError, TimeoutError):
 
 class HandlerTimeout(EventBusError, TimeoutError):
     """An attempt ran longer than its `Timeout`."""
+
+
+class UnsupportedByTransport(EventBusError):
+    """The transport of this bus cannot do what was asked of it."""
+
+
+class StoreError(EventBusError):
+    """The store failed; a publish that raises this may have been stored all the same."""
+
+
+class StoreCorrupt(StoreError):
+    """What was stored is damaged, or acknowledged records are missing."""
+
+
+class StoreVersion(StoreError):
+    """The file is not a store, or one of another version of this package."""
+
+
+class PositionGone(StoreError):
+    """Retention has removed the record at this position."""

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from eventbus.context import Payload
 from eventbus.contracts import Topic
-from eventbus.errors import BusClosed, InvalidOption
+from eventbus.errors import BusClosed, InvalidOption, UnsupportedByTransport
 from eventbus.inbox import Inbox
 from eventbus.message import Message, Receipt, write_message
 from eventbus.middleware.chain import compose_publish
@@ -54,9 +54,15 @@ class PublishingFromThreads(Publishing):
         Raises:
             InvalidTopic, InvalidEvent, InvalidOption, UnknownTopic: As `publish`.
             QueueFull: `schedule_size` messages are scheduled already.
+            UnsupportedByTransport: The transport does not take it.
             DeadlockError: Called in the thread of the event loop, which it would block.
             NotStarted, BusClosed: The bus is not running; also if it closes while the thread waits.
         """
+        if not self._feeds:
+            raise UnsupportedByTransport(
+                f"a publish to {topic!r} from a thread: with this transport, the event loop alone "
+                "publishes; hand it the event by `anyio.from_thread.run`"
+            )
         route = self._recent_route(topic)
         if options or route is None:
             self._write_in_thread(topic, event, options)

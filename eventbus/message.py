@@ -14,6 +14,7 @@ __all__ = (
     "converted",
     "delivery_of",
     "note_matched",
+    "note_stored",
     "reply_to_of",
     "write_message",
     "write_traits",
@@ -51,6 +52,16 @@ class Receipt(Protocol):
         """How many subscriptions it reached; None where that is not known, as before it is due."""
         ...
 
+    @property
+    def position(self) -> int | None:
+        """Where it stands in the log; None where there is none."""
+        ...
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether its id was stored before, so that nothing was stored now."""
+        ...
+
     def cancel(self) -> bool:
         """Keep a scheduled message from going out.
 
@@ -85,6 +96,8 @@ class Traits:
     is_required: bool = False  # that at least one subscription matches
     expires_at: float | None = None  # seconds since the epoch
     scheduled: Scheduled | None = None
+    position: int | None = None  # in the log that keeps it
+    is_duplicate: bool = False  # of an earlier one in that log
 
 
 def write_traits(
@@ -221,6 +234,18 @@ class Message:
         traits = self.head[2]
         return traits is not None and traits.scheduled is not None and traits.scheduled.cancel()
 
+    @property
+    def position(self) -> int | None:
+        """Where it stands in the log; None where there is none, or it is not yet stored."""
+        traits = self.head[2]
+        return None if traits is None else traits.position
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether its id was stored before, so that nothing was stored now."""
+        traits = self.head[2]
+        return traits is not None and traits.is_duplicate
+
     def replace(self, **changes: Unpack[MessageChanges]) -> "Message":
         """Make a copy with some fields changed; the publish time and the id stay unless given."""
         traits = write_traits(
@@ -273,6 +298,16 @@ def note_matched(message: Message, matched: int) -> None:
     message.head = (topic, matched, traits)
 
 
+def note_stored(message: Message, position: int, *, is_duplicate: bool) -> None:
+    """Note where a message stands in the log that has taken it, or had it already."""
+    traits = message.head[2]
+    if traits is None:
+        traits = Traits()
+        message.head = (*message.head[:2], traits)
+    traits.position = position
+    traits.is_duplicate = is_duplicate
+
+
 class Delivery:
     """A message on its way to one subscription, where that is more than the message itself.
 
@@ -288,6 +323,7 @@ class Delivery:
     attempt: int = 1
     lane: str | None = None
     failure: object = None
+    token: object = None
 
 
 def converted(message: Message, event: object) -> Delivery:
@@ -301,7 +337,7 @@ def converted(message: Message, event: object) -> Delivery:
 class LaterDelivery(Delivery):
     """A delivery that is not simply the first attempt of a published message."""
 
-    __slots__ = ("attempt", "failure", "lane")
+    __slots__ = ("attempt", "failure", "lane", "token")
 
     def __init__(
         self,
@@ -311,12 +347,14 @@ class LaterDelivery(Delivery):
         attempt: int = 1,
         lane: str | None = None,
         failure: object = None,
+        token: object = None,
     ) -> None:
         self.message = message
         self.event = event
         self.attempt = attempt
         self.lane = lane  # the key whose lane this delivery already holds
         self.failure = failure
+        self.token = token  # by which a transport knows the delivery again
 
     def in_lane(self, lane: str | None) -> "LaterDelivery":
         """Make the same delivery, holding a lane."""
@@ -328,7 +366,12 @@ class LaterDelivery(Delivery):
 
     def _copy(self, attempt: int, lane: str | None) -> "LaterDelivery":
         return LaterDelivery(
-            self.message, self.event, attempt=attempt, lane=lane, failure=self.failure
+            self.message,
+            self.event,
+            attempt=attempt,
+            lane=lane,
+            failure=self.failure,
+            token=self.token,
         )
 
 
@@ -345,4 +388,5 @@ def delivery_of(entry: Entry) -> LaterDelivery:
         attempt=entry.attempt,
         lane=entry.lane,
         failure=entry.failure,
+        token=entry.token,
     )

@@ -11,7 +11,7 @@ An entry point names a factory. There are three groups, each of them an argument
 Which eventbus a plugin is for stands in its requirement, see `eventbus.entry_points`.
 """
 
-__all__ = ("TransportFactory", "middleware", "publish_middleware", "transport", "transport_for")
+__all__ = ("TransportFactory", "exchange_for", "middleware", "publish_middleware", "transport")
 
 from inspect import iscoroutine
 from typing import Any, Protocol, cast
@@ -21,12 +21,15 @@ from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.entry_points import Plugin, find, names
 from eventbus.errors import InvalidOption, UnknownTransport
+from eventbus.feeding import FedExchange
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, check_publish_middleware
 from eventbus.publishing import did_you_mean
 from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport
+from eventbus.transports.exchange import Exchange
 from eventbus.transports.memory import MemoryTransport
+from eventbus.transports.sqlite import Settings, SqliteTransport
 
 TRANSPORTS = "eventbus.transports"
 MIDDLEWARE = "eventbus.middleware"
@@ -51,8 +54,8 @@ class TransportFactory(Protocol):
 # --- by URL ---------------------------------------------------------------------------------------
 
 
-def transport_for(url: str, clock: Clock, timers: Timers) -> MemoryTransport:
-    """Make the transport that serves a URL's scheme.
+def exchange_for(url: str, clock: Clock, timers: Timers) -> Exchange:
+    """Make what connects a bus with the transport that serves a URL's scheme.
 
     Raises:
         UnknownTransport: No installed distribution serves it.
@@ -61,11 +64,9 @@ def transport_for(url: str, clock: Clock, timers: Timers) -> MemoryTransport:
     scheme, rest = _split(url)
     if scheme == "memory":
         return MemoryTransport(clock, timers, _codec_of_memory(rest))
-    made = transport(url, clock)
-    raise UnknownTransport(
-        f"{scheme!r} is served by {type(made).__name__}, but this eventbus carries messages in "
-        "memory only: upgrade it, or use 'memory://'"
-    )
+    if scheme == "sqlite":
+        return FedExchange(SqliteTransport(Settings.of_url(url), clock), clock, timers)
+    return FedExchange(transport(url, clock), clock, timers)
 
 
 def transport(url: str, clock: Clock) -> Transport[Any]:

@@ -21,7 +21,14 @@ from eventbus.clock import Clock
 from eventbus.context import Payload
 from eventbus.contracts import Contracts, RequestTopic, Topic
 from eventbus.correlation import cause_here, is_correlated
-from eventbus.errors import BusClosed, EventBusError, InvalidEvent, InvalidTopic, NoSubscribers
+from eventbus.errors import (
+    BusClosed,
+    EventBusError,
+    InvalidEvent,
+    InvalidTopic,
+    NoSubscribers,
+    UnsupportedByTransport,
+)
 from eventbus.message import Delivery, Entry, Message, Receipt, Traits, note_matched, write_message
 from eventbus.middleware.chain import (
     PublishMiddleware,
@@ -36,7 +43,7 @@ from eventbus.schedule import Later, Schedule
 from eventbus.subscription import Counts
 from eventbus.timers import Timers
 from eventbus.topics import check_topic, is_reserved
-from eventbus.transports.memory import MemoryTransport
+from eventbus.transports.exchange import Exchange
 from eventbus.transports.probed import ProbedRoute
 from eventbus.transports.route import Route
 
@@ -78,7 +85,7 @@ class Publishing:
 
     def __init__(
         self,
-        transport: MemoryTransport,
+        transport: Exchange,
         contracts: Contracts,
         clock: Clock,
         middleware: Iterable[PublishMiddleware],
@@ -101,11 +108,14 @@ class Publishing:
         self._queues_kept = 0
         self._schedule = Schedule(schedule_size, clock, timers, self.activity, self._send_due)
         self._layers = check_publish_middleware(middleware)
-        self._send = compose_publish(self._layers, self._accept)
+        self._feeds = transport.capabilities.feeds
+        self._is_careful = bool(self._layers) or not self._feeds
+        accept = self._accept if self._feeds else self._hand_over
+        self._send = compose_publish(self._layers, accept)
         self._send_now = compose_publish(self._layers, self._accept_now)
         self._is_correlating = False
         # Where `publish` finds what needs nothing but its route.
-        self._quick_routes: Routes = {} if self._layers else self._routes.young
+        self._quick_routes: Routes = {} if self._is_careful else self._routes.young
 
     @overload
     async def publish(
@@ -138,6 +148,8 @@ class Publishing:
             QueueFull: A subscription with `overflow="fail"` has no room, and nothing was delivered;
                 or `schedule_size` messages are scheduled already.
             NoSubscribers: `require=True`, and nobody matches.
+            UnsupportedByTransport: The transport cannot do what an option asks.
+            StoreError: The transport's store failed; the event may be stored.
             DeadlockError: In a handler: only it, or handlers that wait so, could make room.
             NotStarted, BusClosed: The bus is not running, or draining.
         """
@@ -150,7 +162,7 @@ class Publishing:
         except (KeyError, TypeError):  # a new topic, or one of a bus with middleware; or no topic
             route = None
         if route is None:
-            if self._layers or self._cause() is not None:
+            if self._is_careful or self._cause() is not None:
                 return await self._publish_with(topic, event, options)
             route = await self._find_route(topic)
         message = Message()
@@ -199,9 +211,15 @@ class Publishing:
             QueueFull: A queue that `publish` would wait for, or that refuses, has no room, and
                 nothing was delivered; or `schedule_size` messages are scheduled already.
             InvalidOption: As `publish`; also when a publish middleware wants to wait.
+            UnsupportedByTransport: The transport waits until a message is stored.
             InvalidTopic, InvalidEvent, UnknownTopic, NoSubscribers, NotStarted, BusClosed: As
                 `publish`.
         """
+        if not self._transport.capabilities.nowait:
+            raise UnsupportedByTransport(
+                f"publish_nowait to {topic!r}: this transport waits until a message is stored; "
+                "use `await publish`"
+            )
         message = self._write(topic, event, options)
         receipt = run_without_waiting(self._send_now(message), self._layers)
         _require(receipt, message.head[2])
@@ -245,6 +263,10 @@ class Publishing:
                 message.head = (*message.head[:2], caused_by(cause, None))
         if self._layers:
             return [await self._send(message) for message in messages]
+        if not self._feeds:
+            receipts = await self._store(messages)
+            self._count(route, len(messages))
+            return list(receipts)
         for chunk in _chunks(messages, len(messages) if route.is_refusing else TURNS):
             await wait_for_places(route.feed_all(chunk))
             self._count(route, len(chunk))
@@ -364,6 +386,29 @@ class Publishing:
         self._count(route, 1)
         return message
 
+    async def _hand_over(self, message: Message) -> Receipt:
+        """Give a message to a transport that keeps it, and feeds no queue itself."""
+        traits = message.head[2]
+        if traits is not None and traits.scheduled is not None:
+            raise UnsupportedByTransport(
+                f"a publish to {message.topic!r} with delay= or at=: this transport keeps nothing "
+                "for later; publish it when it is due"
+            )
+        route = self._recent_route(message.topic) or await self._find_route(message.topic)
+        route.check(message.payload)
+        if traits is not None and traits.is_required and not route.matched:
+            raise _nobody(message.topic)
+        (receipt,) = await self._store([message])
+        self._count(route, 1)
+        return receipt
+
+    async def _store(self, messages: Sequence[Message]) -> Sequence[Receipt]:
+        receipts = await self._transport.publish(messages)
+        for probe in self.probes:
+            for message in messages:
+                probe.on_published(message)
+        return receipts
+
     async def _accept_now(self, message: Message) -> Receipt:
         if (later := later_of(message)) is not None:
             self.require_open()
@@ -480,7 +525,7 @@ def _tell_expiry(route: Route, message: Message) -> None:
 
 
 def _require(receipt: Receipt, traits: Traits | None) -> None:
-    if traits is not None and traits.is_required and not receipt.matched:
+    if traits is not None and traits.is_required and receipt.matched == 0:
         raise _nobody(receipt.topic)
 
 

@@ -31,7 +31,7 @@ __all__ = (
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from anyio import Event, TaskInfo, get_current_task
 from anyio.lowlevel import checkpoint
@@ -115,6 +115,8 @@ class Waiter(Generic[T]):
         "is_taken",
     )
 
+    is_for_room = False
+
     def __init__(self, queue: "DeliveryQueue[T]", entry: T) -> None:
         self.entry = entry
         self._queue = queue
@@ -185,6 +187,14 @@ class Waiter(Generic[T]):
         if self._refusal is not None:
             await checkpoint()  # who tries again and again must let the others run
             raise self._refusal
+
+
+class _RoomWaiter(Waiter[T]):
+    """Who waits with nothing, until half of the queue is free."""
+
+    __slots__ = ()
+
+    is_for_room = True
 
 
 async def wait_for_places(waiters: Sequence[Waiter[T]]) -> None:
@@ -324,9 +334,19 @@ class DeliveryQueue(Generic[T]):
 
     def line_up(self, entry: T) -> Waiter[T]:
         """Take an entry as soon as there is room, whatever the policy; give what to wait for."""
-        waiter = self._line_up(entry)
+        waiter = self._line_up(Waiter(self, entry))
         self.refill()
         return waiter
+
+    async def wait_for_room(self) -> None:
+        """Wait until at least half of the places are free; no checkpoint if they are.
+
+        Raises:
+            BusClosed: The bus stopped first.
+        """
+        if self.depth > self.size // 2 or self.waiters:
+            nothing = cast("T", None)
+            await wait_for_places([self._line_up(_RoomWaiter(self, nothing))])
 
     def leave_line(self, waiter: Waiter[T]) -> None:
         """Take a waiting publisher out of the line; idempotent."""
@@ -347,7 +367,7 @@ class DeliveryQueue(Generic[T]):
 
     def _overflow(self, entry: T) -> Waiter[T] | None:
         if self.overflow in {"block", "latest"}:
-            waiter = self._line_up(entry)
+            waiter = self._line_up(Waiter(self, entry))
             self._update()
             return waiter
         self.dropped += 1
@@ -356,8 +376,7 @@ class DeliveryQueue(Generic[T]):
             self._append(entry)
         return None
 
-    def _line_up(self, entry: T) -> Waiter[T]:
-        waiter = Waiter(self, entry)
+    def _line_up(self, waiter: Waiter[T]) -> Waiter[T]:
         if isinstance(self.waiters, tuple):
             self.waiters = deque()
         self.waiters.append(waiter)
@@ -431,6 +450,11 @@ class DeliveryQueue(Generic[T]):
             # must not go out.
             if waiter.is_gone():
                 self.waiters.popleft()
+            elif waiter.is_for_room:
+                if self.depth > self.size // 2:
+                    break
+                self.waiters.popleft()
+                waiter.dismiss()
             elif self.depth < self.size or self._replaces(waiter.entry):
                 self.waiters.popleft()
                 self._append(waiter.entry)
@@ -540,6 +564,13 @@ class DeliveryQueue(Generic[T]):
         while self.waiters:
             self.waiters.popleft().dismiss()
         self.wake_all()
+
+    def give_back(self) -> None:
+        """Close and forget what is in it: somebody else will handle that."""
+        self.refuse_waiting()
+        self.items.clear()
+        self.held = 0
+        self.close()
 
     def stop(self) -> int:
         """Close and forget what is in it; give the number of entries that will not be handled."""

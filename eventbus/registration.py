@@ -13,6 +13,7 @@ __all__ = (
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from inspect import Parameter
 from typing import Any, Generic, Literal, TypeAlias, TypeGuard, Union, cast, get_args
 
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict, TypeVar
 
 from eventbus.answers import Answer, answer_of
+from eventbus.clock import seconds_of
 from eventbus.context import Context
 from eventbus.contracts import RequestTopic, Stated, Topic
 from eventbus.errors import InvalidHandler, InvalidOption, InvalidPattern
@@ -29,6 +31,7 @@ from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
 from eventbus.settling import Ack
 from eventbus.topics import check_pattern
+from eventbus.transports.base import Start
 
 M = TypeVar("M")
 Said = TypeVar("Said", bound=Mapping[str, object])
@@ -73,11 +76,19 @@ class HandlerOptions(ResponderOptions[M], Generic[M], total=False):
     `ack` settles a delivery: `"auto"` after the handler has succeeded, `"first"` before it runs (at
     most once: no retry, no dead letter), `"manual"` by `context.ack()`, `retry()` or `reject()`.
     `max_deliveries` bounds the attempts whatever `Retry` says. None is as if it was not said.
+
+    On a transport that keeps messages a subscription with a `name` or `group` is durable, unless
+    `durable=False`: it goes on where it was. `start` says where it begins when it is new.
+    `ack_wait` is for how long, in seconds, a process may give no sign of life before another one
+    handles what it was handling; a running handler is no reason for that.
     """
 
     invalid: Invalid
     ack: Ack
     max_deliveries: int
+    durable: bool | None
+    start: Start
+    ack_wait: float | timedelta
 
 
 RESPONDER_OPTIONS = frozenset(ResponderOptions.__annotations__)
@@ -275,6 +286,25 @@ def _check_ack(word: str, value: object) -> None:
     _check_word(word, value, get_args(Ack))
 
 
+def _check_flag(word: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidOption(f"{word}={value!r}: give True, False or None")
+
+
+def _check_start(word: str, value: object) -> None:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise InvalidOption(f"{word}={value!r} has no time zone: give one, as UTC")
+    elif not is_number:
+        _check_word(word, value, ("new", "first", "last"))
+
+
+def _check_ack_wait(word: str, value: object) -> None:
+    if not seconds_of(word, value):
+        raise InvalidOption(f"{word}={value!r}: give more than 0 seconds")
+
+
 def _check_callable(word: str, value: object) -> None:
     if not callable(value):
         raise InvalidOption(f"{word}={value!r}: give a function of the event")
@@ -299,6 +329,9 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "overflow": check_overflow,
     "invalid": _check_invalid,
     "ack": _check_ack,
+    "durable": _check_flag,
+    "start": _check_start,
+    "ack_wait": _check_ack_wait,
 }
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, TypeAlias, cast
 
+from eventbus.clock import seconds_of
 from eventbus.contracts import Contracts, Stated, Topic
-from eventbus.errors import DuplicateSubscription, InvalidOption
+from eventbus.errors import DuplicateSubscription, InvalidOption, UnsupportedByTransport
 from eventbus.handlers import check_name, default_name
 from eventbus.middleware import DeadLetter, Middleware, Policy
 from eventbus.middleware.chain import innermost
@@ -18,12 +19,14 @@ from eventbus.registration import HandlerOptions, Registration, SubscribeOptions
 from eventbus.responders import Responders
 from eventbus.schema import Schema, schema_of
 from eventbus.subscription import Counts, Host, Member, Options, Subscription
-from eventbus.transports.memory import MemoryTransport
+from eventbus.transports.base import Capabilities
+from eventbus.transports.exchange import Exchange
 
 Found: TypeAlias = tuple[Subscription, Member]
 
 MAX_DELIVERIES = 20
 RESPONDERS_AT_ONCE = 16
+ACK_WAIT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class Registry:
     """
 
     def __init__(
-        self, host: Host, transport: MemoryTransport, contracts: Contracts, defaults: Defaults
+        self, host: Host, transport: Exchange, contracts: Contracts, defaults: Defaults
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         self.ended = Counts()
@@ -99,7 +102,8 @@ class Registry:
             patterns,
             topics,
             model,
-            self._options(options, self._defaults.middleware),
+            # What is read by iteration is never acknowledged, and so cannot be durable.
+            replace(self._options(options, self._defaults.middleware), is_durable=False),
             is_group=False,
         )
 
@@ -163,6 +167,7 @@ class Registry:
         self._is_running = True
         for subscription in self.subscriptions.values():
             self._check_fit(subscription)
+            self._check_ability(subscription)
 
     # --- making one -------------------------------------------------------------------------
 
@@ -184,6 +189,8 @@ class Registry:
         subscription = Subscription(name, patterns, schema, options, self._host, is_group=is_group)
         if self._is_running or self._contracts.is_closed:
             self._check_fit(subscription)
+        if self._is_running:
+            self._check_ability(subscription)
         self._responders.add(subscription)
         subscription.source = self._transport.open(subscription)
         self.subscriptions[name] = subscription
@@ -204,14 +211,20 @@ class Registry:
         given: HandlerOptions[Any] | SubscribeOptions[Any],
         middleware: tuple[Middleware | Policy, ...],
     ) -> Options:
+        told = cast("HandlerOptions[Any]", given)
+        is_named = bool(told.get("name") or told.get("group"))
+        is_durable = told.get("durable", is_named and self._transport.capabilities.durable)
         return Options(
+            is_durable=bool(is_durable),
+            start=told.get("start", "new"),
+            ack_wait=seconds_of("ack_wait", told.get("ack_wait", ACK_WAIT)),
             where=given.get("where"),
             key=given.get("key"),
             queue_size=given.get("queue_size") or self._defaults.queue_size,
             overflow=given.get("overflow") or self._defaults.overflow,
             skips_invalid=given.get("invalid") == "skip",
-            ack=cast("HandlerOptions[Any]", given).get("ack", "auto"),
-            max_deliveries=cast("HandlerOptions[Any]", given).get("max_deliveries", MAX_DELIVERIES),
+            ack=told.get("ack", "auto"),
+            max_deliveries=told.get("max_deliveries", MAX_DELIVERIES),
             middleware=middleware,
         )
 
@@ -224,6 +237,11 @@ class Registry:
             subscription.schema,
             silent=subscription.options.skips_invalid or not self._is_running,
         )
+
+    def _check_ability(self, subscription: Subscription) -> None:
+        flaw = _beyond(self._transport.capabilities, subscription.options)
+        if flaw is not None:
+            raise UnsupportedByTransport(f"subscription {subscription.name!r}: {flaw}")
 
     def _shared(self, schema: Schema[Any] | None) -> Schema[Any] | None:
         return None if schema is None else self._schemas.setdefault(schema, schema)
@@ -277,6 +295,26 @@ class Registry:
         return group
 
 
+def _beyond(capabilities: Capabilities, options: Options) -> str | None:
+    """Say what a subscription asks that a transport cannot do."""
+    if options.is_durable and not capabilities.durable:
+        return "durable=True, but this transport keeps nothing; take sqlite:///events.db, say"
+    if options.start != "new" and not capabilities.replay:
+        return f"start={options.start!r}, but this transport keeps nothing to begin with"
+    if options.answer is not None and not capabilities.feeds:
+        return "it answers requests, which this transport does not carry; use a bus in memory"
+    if capabilities.feeds or options.overflow == "block":
+        return None
+    if options.is_durable:
+        return (
+            f"overflow={options.overflow!r}, but what is durable waits in the store, and nothing "
+            "of it is dropped; give overflow='block'"
+        )
+    if options.overflow == "fail":
+        return "overflow='fail', but publishers do not see its queue; give another overflow"
+    return None
+
+
 _SHARED_OPTIONS = {
     "where": "where",
     "key": "key",
@@ -285,5 +323,8 @@ _SHARED_OPTIONS = {
     "invalid": "skips_invalid",
     "ack": "ack",
     "max_deliveries": "max_deliveries",
+    "durable": "is_durable",
+    "start": "start",
+    "ack_wait": "ack_wait",
     "middleware": "middleware",
 }

@@ -30,6 +30,7 @@ from eventbus.errors import (
     InvalidTopic,
     NoResponders,
     RequestTimeout,
+    UnsupportedByTransport,
 )
 from eventbus.events import Events
 from eventbus.message import Message, Receipt, Traits, note_matched, reply_to_of
@@ -47,7 +48,7 @@ from eventbus.registration import (
 from eventbus.replies import Asking, AwaitedReply, End, Replies
 from eventbus.runtime import Runtime
 from eventbus.timers import Timers
-from eventbus.transports.memory import MemoryTransport
+from eventbus.transports.exchange import Exchange
 
 M = TypeVar("M")
 Q = TypeVar("Q")
@@ -64,7 +65,7 @@ class Requesting(Publishing):
 
     def __init__(
         self,
-        transport: MemoryTransport,
+        transport: Exchange,
         contracts: Contracts,
         clock: Clock,
         middleware: Iterable[PublishMiddleware],
@@ -121,6 +122,7 @@ class Requesting(Publishing):
             ContractError: The reply is not of the model that was asked for.
             InvalidOption: No `reply=` beside a string, one beside a `RequestTopic`, a time-out that
                 cannot be, or a topic with many responders.
+            UnsupportedByTransport: The transport carries no requests.
             QueueFull: The queue of a subscription refuses, or 100,000 requests are waiting.
             DeadlockError: In a handler: only it, or handlers that wait so, could answer.
             BusClosed: The bus drains or closes, or did before the reply came.
@@ -306,6 +308,10 @@ class Requesting(Publishing):
         One function, as `publish` is: each call in it would cost a hundredth of a round trip.
         """
         route = self._recent_route(name) or await self._find_route(name)
+        if not self._feeds:
+            raise UnsupportedByTransport(
+                f"a request to {name!r}: this transport carries none; ask on a bus in memory"
+            )
         now = self._now()
         seconds = _seconds_left(name, timeout, now)
         asking = Asking(self.runtime.new_wake_up(), min(most, route.responders))

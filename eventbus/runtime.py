@@ -78,6 +78,13 @@ class Runtime:
         """Start a task of the bus."""
         self._task_group.start_soon(function, *arguments)
 
+    async def start_task(self, function: Callable[..., Coroutine[Any, Any, object]]) -> None:
+        """Start a task of the bus, and wait until it says that it has begun.
+
+        Raises what the task raises before that.
+        """
+        await self._task_group.start(function)
+
     def spawn(self, worker: Worker) -> None:
         """Start a worker."""
         self._variables.copy().run(self._task_group.start_soon, run_worker, worker)

@@ -3,7 +3,7 @@
 __all__ = ("Counts", "Host", "Member", "Options", "Run", "Subscription", "Worker")
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextvars import Context as Variables
 from dataclasses import dataclass, field
 from math import inf
@@ -19,7 +19,15 @@ from eventbus.contracts import Topic
 from eventbus.deadlocks import Awaited
 from eventbus.errors import InvalidOption
 from eventbus.handlers import HandlerShape
-from eventbus.message import Delivery, Entry, Message, ReplyTo, delivery_of, reply_to_of
+from eventbus.message import (
+    Delivery,
+    Entry,
+    Message,
+    ReplyTo,
+    converted,
+    delivery_of,
+    reply_to_of,
+)
 from eventbus.middleware import (
     CircuitBreaker,
     Correlate,
@@ -38,7 +46,7 @@ from eventbus.replies import Replies
 from eventbus.schema import Schema
 from eventbus.settling import Ack
 from eventbus.threads import Threads
-from eventbus.transports.base import Source
+from eventbus.transports.base import Source, Start
 
 
 @dataclass(slots=True)
@@ -72,6 +80,9 @@ class Options:
     key: Callable[[Any], str] | None
     queue_size: int
     overflow: Overflow
+    is_durable: bool = False
+    start: Start = "new"
+    ack_wait: float = 30.0
     skips_invalid: bool
     ack: Ack
     max_deliveries: int
@@ -95,6 +106,16 @@ class Run(Protocol):
 
     def spawn(self, worker: "Worker") -> None:
         """Start a worker."""
+        ...
+
+    def start_soon(
+        self, function: Callable[..., Coroutine[Any, Any, object]], *arguments: object
+    ) -> None:
+        """Start a task of the bus."""
+        ...
+
+    async def start_task(self, function: Callable[..., Coroutine[Any, Any, object]]) -> None:
+        """Start a task of the bus, and wait until it says that it has begun."""
         ...
 
     def watch(self, worker: "Worker", seconds: float) -> None:
@@ -329,6 +350,33 @@ class Subscription:
         most, retry = self.options.max_deliveries, self.retry
         return most if retry is None else min(retry.attempts, most)
 
+    # --- what it asks of its transport ------------------------------------------------------
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it is to survive the process, under its name."""
+        return self.options.is_durable
+
+    @property
+    def start(self) -> Start:
+        """Where it begins when it is new."""
+        return self.options.start
+
+    @property
+    def ack_wait(self) -> float:
+        """Seconds after which another process may have what one has that gives no sign."""
+        return self.options.ack_wait
+
+    def order_of(self, message: Message) -> str | None:
+        """Tell the key that orders a message, which may not be validated yet."""
+        if self.options.key is None:
+            return message.key
+        try:
+            event = message.payload if self.schema is None else self.schema.validate(message.event)
+            return self.key_of(converted(message, event))
+        except Exception:  # noqa: BLE001 - the delivery itself will fail with it
+            return None
+
     # --- its messages ----------------------------------------------------------------------
 
     def key_of(self, entry: Entry) -> str | None:
@@ -438,6 +486,12 @@ class Subscription:
         for worker in self.workers:
             worker.is_interrupted = worker.current is not None
 
+    def give_back(self) -> None:
+        """Forget what is queued, and begin nothing more: the transport has it still."""
+        if self.queue is not None:
+            self.lanes = Lanes(self.queue)
+            self.queue.give_back()
+
     def stop(self) -> int:
         """Forget queue and workers; give the number of entries that will not be handled."""
         abandoned = sum(worker.current is not None for worker in self.workers)
@@ -451,6 +505,8 @@ class Subscription:
             abandoned += self.queue.forget_held() if is_left_to_iterator else self.queue.stop()
             self.counts.dropped += self.queue.dropped
             self.queue = self.lanes = None
+        if self.is_durable:  # given back, not abandoned
+            return 0
         self.counts.abandoned += abandoned
         return abandoned
 

@@ -6,6 +6,7 @@ The same for deliveries: what cannot be handled is a dead letter that says why, 
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any, TypedDict, cast
 
 import anyio
@@ -114,7 +115,12 @@ def test_no_pattern_at_all_is_refused() -> None:
         ({"retries": 2}, "'retries'"),
         ({"delay": 1}, "'delay'"),
         ({"ack": "never"}, "ack='never'"),
-        ({"durable": True}, "'durable'"),
+        ({"durable": "yes"}, "durable='yes'.*True"),
+        ({"start": "now"}, r"start='now'.*did you mean 'new'\?"),
+        ({"start": True}, "start=True"),
+        ({"start": datetime(2026, 1, 1)}, "start=.*time zone"),  # noqa: DTZ001 - that is the flaw
+        ({"ack_wait": 0}, "ack_wait=0"),
+        ({"ack_wait": "1s"}, "ack_wait='1s'"),
         ({"overflow": "drop"}, r"overflow='drop'.*'drop_newest', 'drop_oldest'"),
         ({"overflow": "blok"}, r"did you mean 'block'\?"),
         ({"overflow": ["block"]}, r"overflow=\['block'\]"),

@@ -4,7 +4,11 @@ import importlib
 import inspect
 import logging
 import pkgutil
+import sqlite3
+import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, cast
 
 import anyio
@@ -29,14 +33,20 @@ from eventbus.errors import (
     NoResponders,
     NoSubscribers,
     NotStarted,
+    PositionGone,
     QueueFull,
     RemoteError,
     RequestTimeout,
+    StoreCorrupt,
+    StoreError,
+    StoreVersion,
     UnknownTopic,
     UnknownTransport,
+    UnsupportedByTransport,
 )
 from eventbus.middleware import Timeout
 from eventbus.settling import Failing, Postponed
+from tests.manual_clock import ManualClock
 
 Case: TypeAlias = Callable[[], Awaitable[object]]
 
@@ -216,6 +226,65 @@ async def take_too_long() -> None:
     raise error[1]
 
 
+class Sickening:
+    """Makes a store that cannot be used."""
+
+    def __init__(self, spoil: Callable[[Path], object], options: str = "") -> None:
+        self._spoil = spoil
+        self._options = options
+
+    async def __call__(self) -> None:
+        """Start a bus on it, after it was used once."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "events.db"
+            async with EventBus(f"sqlite:///{path}") as bus:
+                await bus.publish_many("orders.created", [{}, {}])
+            self._spoil(path)
+            async with EventBus(f"sqlite:///{path}"):
+                pass
+
+
+def replace_with_folder(path: Path) -> None:
+    """Put a folder where the file was."""
+    path.unlink()
+    path.mkdir()
+
+
+def replace_with_text(path: Path) -> None:
+    """Put a letter where the database was."""
+    path.write_text("Dear reader, " * 100, "utf-8")
+
+
+async def start_too_early() -> None:
+    """Begin where retention has removed what was."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/events.db?max_count=1"
+        clock = ManualClock()
+        async with EventBus(url, clock=clock) as bus:
+            await bus.publish_many("orders.created", [{}, {}])
+            while await removed_up_to(Path(folder) / "events.db") < 1:
+                await clock.advance(1.0)
+        late = EventBus(url)
+        late.on("orders.*", start=1)(print)
+        async with late:
+            pass
+
+
+async def removed_up_to(path: Path) -> int:
+    """Read what retention has removed."""
+    with closing(sqlite3.connect(path)) as connection:
+        (position,) = connection.execute("SELECT removed FROM meta").fetchone()
+    return int(position)
+
+
+async def be_durable_in_memory() -> None:
+    """Ask memory to remember."""
+    bus = EventBus()
+    bus.on("orders.*", name="audit", durable=True)(print)
+    async with bus:
+        pass
+
+
 CASES: dict[type[EventBusError], tuple[Case, str]] = {
     AlreadySettled: (settle_twice, r"feed.*reject.*ack\(\).*one thing"),
     BusClosed: (publish_too_late, "before it drains or closes"),
@@ -231,9 +300,14 @@ CASES: dict[type[EventBusError], tuple[Case, str]] = {
     NoResponders: (ask_nobody, r"'orders\.count'.*responder"),
     NoSubscribers: (require_somebody, r"'orders\.created'.*require"),
     NotStarted: (publish_too_early, "async with"),
+    PositionGone: (start_too_early, "position 1: begin at 2"),
     QueueFull: (publish_too_much, r"'orders\.created'.*queue_size"),
     RemoteError: (ask_who_fails, r"'orders\.count'.*LookupError: no order o-1; see the log"),
     RequestTimeout: (ask_who_says_nothing, r"'orders\.count'.*timeout=0\.01"),
+    StoreCorrupt: (Sickening(Path.unlink), "ends at position 0, .* up to 2 .* delete .*-mark"),
+    StoreError: (Sickening(replace_with_folder), "its folder exists"),
+    StoreVersion: (Sickening(replace_with_text), "no database: name another file"),
+    UnsupportedByTransport: (be_durable_in_memory, "'audit': durable=True.*sqlite://"),
     UnknownTopic: (publish_outside_the_world, r"'orders\.craeted'.*'orders\.created'"),
     UnknownTransport: (ask_for_a_stranger, "'pigeon'.*eventbus-pigeon"),
 }

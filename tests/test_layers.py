@@ -11,10 +11,11 @@ from pathlib import Path
 LAYERS = {
     6: "__init__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
-    4: "runtime  dispatch  watchdog  publisher  from_threads  requesting  registry  router  events",
+    4: "feeding  runtime  dispatch  watchdog  publisher  from_threads  requesting  registry  router"
+    "  events",
     3: "subscription  responding  responders  stats  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
-    "  transports.dead_letters",
+    "  transports.dead_letters  transports.exchange  transports.sqlite  transports.sqlite.*",
     2: "context  probe  transports.base  middleware  middleware.*",
     1: "deadlocks  inbox  correlation  message  publishing  settling  answers  replies  contracts"
     "  schema  codec  fitting  queue  retry  schedule  timers  threads  handlers  entry_points",
@@ -35,7 +36,7 @@ RESERVED = {
     "time": "clock  middleware.log",  # the log tells how long the machine took
     "random": "clock  retry  testing  testing.*",
     "importlib.metadata": "entry_points",
-    "sqlite3": "nobody yet",
+    "sqlite3": "transports.sqlite.*",
     "pickle": "nobody",
     "marshal": "nobody",
     "shelve": "nobody",

@@ -16,7 +16,7 @@ from eventbus import (
     plugins,
 )
 from eventbus.middleware import Timeout
-from eventbus.plugins import transport_for
+from eventbus.plugins import exchange_for
 from eventbus.timers import Timers
 from eventbus.transports.memory import MemoryTransport
 from tests.installing import Installer
@@ -92,10 +92,10 @@ def test_memory_carries_messages_in_this_process(url: str) -> None:
     """The scheme alone says it, in any case of letters."""
     clock = SystemClock()
 
-    assert isinstance(transport_for(url, clock, Timers(clock)), MemoryTransport)
+    assert isinstance(exchange_for(url, clock, Timers(clock)), MemoryTransport)
 
 
-@pytest.mark.parametrize("scheme", ["nats", "redis", "sqlite", "memori"])
+@pytest.mark.parametrize("scheme", ["nats", "redis", "sqlite3", "memori"])
 def test_an_unknown_scheme_names_the_plugin_to_install(scheme: str) -> None:
     """The next step stands in the error."""
     with pytest.raises(UnknownTransport, match=rf"'{scheme}'.*pip install eventbus-{scheme}"):

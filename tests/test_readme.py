@@ -75,8 +75,11 @@ def test_a_program_runs(
     assert capsys.readouterr().out == program.output
 
 
-async def test_the_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_snippets_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A newcomer who types the snippets one after the other sees what the README says."""
+    monkeypatch.chdir(tmp_path)  # they write files
     namespace: dict[str, Any] = {"__name__": "readme"}
     for snippet in SNIPPETS:
         awaiting = snippet.run(namespace)

@@ -209,7 +209,9 @@ def test_every_option_of_on_is_known() -> None:
     """The words of the signature are the words that are checked."""
     assert {
         "ack",
+        "ack_wait",
         "concurrency",
+        "durable",
         "group",
         "invalid",
         "key",
@@ -218,16 +220,20 @@ def test_every_option_of_on_is_known() -> None:
         "name",
         "overflow",
         "queue_size",
+        "start",
         "where",
     } == HANDLER_OPTIONS
     assert (
         HANDLER_OPTIONS
         - {
             "ack",
+            "ack_wait",
             "concurrency",
+            "durable",
             "group",
             "max_deliveries",
             "middleware",
+            "start",
         }
         == SUBSCRIBE_OPTIONS
     )

@@ -8,6 +8,7 @@ the bus uses it:
 - `open` gives one source per subscription. The bus asks it for what the subscription's queue can
   hold, and tells it how each delivery ended. A transport whose capabilities say `feeds` puts
   messages into the queues itself as they are published; its sources are never asked.
+- `serve` is what the transport has to do meanwhile; it runs in the bus's own task group.
 - Whatever the transport, messages go through the same queues to the same workers.
 """
 
@@ -15,24 +16,34 @@ __all__ = (
     "Ack",
     "Capabilities",
     "Dead",
+    "KeepsDeadLetters",
+    "KeepsSubscriptions",
+    "KeepsTime",
     "Outcome",
     "Released",
     "RetryLater",
     "Source",
     "SourceSpec",
+    "Start",
     "Transport",
 )
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias, TypeVar
+from typing import Literal, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
+from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.message import Delivery, Message, Receipt
 
 Spec_contra = TypeVar("Spec_contra", bound="SourceSpec", contravariant=True)
+
+Start: TypeAlias = Literal["new", "first", "last"] | int | datetime
+"""Where a subscription begins: with what comes, all that is kept, the newest that is kept and on, a
+position, or the first message stored at or after a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +53,13 @@ class Capabilities:
     feeds: bool = False
     """Puts published messages into the queues itself."""
     durable: bool = False
-    """What was accepted survives the process."""
+    """What was accepted survives the process, and subscriptions go on where they were."""
+    replay: bool = False
+    """Keeps messages, so that a subscription can start before now."""
+    nowait: bool = True
+    """Accepts messages without waiting."""
+    dead_letters: bool = False
+    """Keeps dead letters."""
     cross_process: bool = False
     """Reaches subscriptions of other processes."""
     backends: frozenset[str] = frozenset({"asyncio", "trio"})
@@ -51,7 +68,9 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The delivery is done."""
+    """The delivery is done; an urgent one is safe when `settle` returns."""
+
+    is_urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +113,57 @@ class SourceSpec(Protocol):
         """What it listens to."""
         ...
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether it is to survive the process, under its name."""
+        ...
+
+    @property
+    def start(self) -> Start:
+        """Where it begins when it is new."""
+        ...
+
+    @property
+    def ack_wait(self) -> float:
+        """Seconds after which deliveries of a process that gives no sign are given to another."""
+        ...
+
+    @property
+    def max_deliveries(self) -> int:
+        """How often a message is delivered at most, to processes that died of it included."""
+        ...
+
+    def order_of(self, message: Message) -> str | None:
+        """Tell the key that orders a message among others; None if nothing does."""
+        ...
+
 
 class Source(Protocol):
     """One subscription's view of the transport."""
 
     async def fetch(self, most: int) -> Sequence[Delivery]:
-        """Wait for at least one delivery and take at most that many; cancelled, it takes none."""
+        """Wait for deliveries and take at most that many; cancelled, it takes none.
+
+        Their events are the payloads as stored. Comes back with none when it has got on past
+        messages that were not for this subscription.
+        """
+        ...
+
+    @property
+    def reached(self) -> int | None:
+        """The position up to which everything was fetched or passed by; None without positions."""
+        ...
+
+    def wake(self) -> None:
+        """Have `fetch` look again, now or when it is called next, and come back in any case."""
         ...
 
     async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
-        """Note how deliveries ended; each is settled once."""
+        """Note how deliveries ended; each is settled once.
+
+        Successes may be noted later, together. Anything else is safe when it returns, as far as
+        the transport keeps it: cancelled, it will still be.
+        """
         ...
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
@@ -135,6 +195,55 @@ class Transport(Protocol[Spec_contra]):
         """
         ...
 
+    async def serve(self) -> None:
+        """Do what has to be done while it is open, until cancelled."""
+        ...
+
     def open(self, spec: Spec_contra) -> AbstractAsyncContextManager[Source]:
-        """Give a subscription its source, for as long as the context lasts."""
+        """Give a subscription its source, for as long as the context lasts.
+
+        What is published after this call, by this process, reaches the source.
+        """
+        ...
+
+
+# --- By capability --------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class KeepsSubscriptions(Protocol):
+    """A transport that is durable."""
+
+    async def forget(self, name: str) -> bool:
+        """Forget a durable subscription and where it was; False if there is none of that name."""
+        ...
+
+
+@runtime_checkable
+class KeepsTime(Protocol):
+    """A transport that takes its time from the bus."""
+
+    clock: Clock
+
+
+@runtime_checkable
+class KeepsDeadLetters(Protocol):
+    """A transport that keeps dead letters."""
+
+    async def dead_letters(
+        self, subscription: str | None, *, limit: int, before: str | None
+    ) -> list[FailedDelivery]:
+        """List what is kept, newest first, from the one before the id `before` on.
+
+        Raises:
+            InvalidOption: A limit below 1, or an id that is not kept.
+        """
+        ...
+
+    async def redrive(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+        """Deliver dead letters again to the durable subscriptions that failed; give how many."""
+        ...
+
+    async def purge(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+        """Forget dead letters; give how many."""
         ...

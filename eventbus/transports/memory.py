@@ -4,7 +4,7 @@ Publishing feeds the queues of the matching subscriptions itself, along a route 
 a transport keeps is here: retries that wait, and dead letters.
 """
 
-__all__ = ("MemorySource", "MemoryTransport")
+__all__ = ("MemorySource", "MemoryTransport", "abandon", "show")
 
 import logging
 from collections.abc import Sequence
@@ -59,10 +59,18 @@ class MemorySource:
     ) -> None:
         self._transport.close(self._subscription)
 
+    @property
+    def reached(self) -> int | None:
+        """Nothing: there are no positions in memory."""
+        return None
+
     async def fetch(self, most: int) -> Sequence[Delivery]:
         """Wait for ever: what is published is in the queue already."""
         await sleep_forever()
         raise AssertionError("unreachable")
+
+    def wake(self) -> None:
+        """Do nothing: nobody fetches."""
 
     async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
         """Set retries on their way and keep dead letters; done before it returns."""
@@ -112,6 +120,10 @@ class MemoryTransport:
         if self._codec is not None:
             return CodedRoute(topic, contract, matching, self._refuse, self._codec)
         return Route(topic, contract, matching, self._refuse)
+
+    def keep_time_by(self, clock: Clock) -> None:
+        """Take the time from another clock."""
+        self.clock = clock
 
     def check(self, topic: str, payload: object, contract: Schema[Any] | None) -> None:
         """Refuse now what is published later; from any thread.
@@ -177,7 +189,7 @@ class MemoryTransport:
             retry.then()
 
         def stay_away() -> None:
-            _abandon(subscription, again)
+            abandon(subscription, again)
             retry.then()
 
         if self._deadline is not None and self.clock.monotonic() + retry.delay > self._deadline:
@@ -200,15 +212,19 @@ class MemoryTransport:
         subscription.counts.dead_lettered += 1
         self._dead_letters.keep(dead.failure)
         for listener in self._tree.match(f"$dlq.{subscription.name}"):
-            self._show(listener, dead.failure)
+            show(listener, dead.failure)
 
-    def list_dead_letters(
+    async def forget(self, name: str) -> bool:
+        """Forget nothing: a name lasts as long as the bus."""
+        return False
+
+    async def list_dead_letters(
         self, subscription: str | None, *, limit: int, before: str | None
     ) -> list[FailedDelivery]:
         """List what is kept, newest first."""
         return self._dead_letters.newest(subscription, limit=limit, before=before)
 
-    def purge_dead_letters(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+    async def purge_dead_letters(self, subscription: str | None, ids: Sequence[str] | None) -> int:
         """Forget dead letters; give how many."""
         return sum(map(self._dead_letters.remove, self._dead_letters.chosen(subscription, ids)))
 
@@ -232,22 +248,24 @@ class MemoryTransport:
             settled(failure)
         return waiter.is_taken
 
-    def _show(self, listener: Subscription, failure: FailedDelivery) -> None:
-        queue = listener.ready_queue()
-        delivery = _delivery_for(listener, failure.message)
-        if delivery is None:
-            listener.counts.invalid += 1
-            return
-        delivery.failure = failure
-        # Nobody may wait here: a worker would stand still behind whoever looks at its failures.
-        if queue.overflow in DROPPING or queue.has_room_for([delivery]):
-            queue.offer(delivery)
-        else:
-            queue.dropped += 1
-
     def _count_lost(self, failure: FailedDelivery) -> None:
         if subscription := self._subscriptions.get(failure.subscription):
             subscription.counts.lost += 1
+
+
+def show(listener: Subscription, failure: FailedDelivery) -> None:
+    """Queue a dead letter for who listens on `$dlq.…`."""
+    queue = listener.ready_queue()
+    delivery = _delivery_for(listener, failure.message)
+    if delivery is None:
+        listener.counts.invalid += 1
+        return
+    delivery.failure = failure
+    # Nobody may wait here: a worker would stand still behind whoever looks at its failures.
+    if queue.overflow in DROPPING or queue.has_room_for([delivery]):
+        queue.offer(delivery)
+    else:
+        queue.dropped += 1
 
 
 def _delivery_for(subscription: Subscription, message: Message) -> LaterDelivery | None:
@@ -267,7 +285,7 @@ def _flaws(error: Exception) -> str:
     return flaws_of(error) if isinstance(error, ValidationError) else type(error).__name__
 
 
-def _abandon(subscription: Subscription, delivery: Delivery) -> None:
+def abandon(subscription: Subscription, delivery: Delivery) -> None:
     """Give up a retry that will not come before the bus ends."""
     if subscription.queue is None:
         return

@@ -1,0 +1,412 @@
+"""From a transport that keeps messages itself into the queues of subscriptions.
+
+Each subscription has a feed: a task that asks its source for what the queue can hold, validates
+what comes, and queues it. From there on everything is as in memory: the same queue, workers and
+policies. How each delivery ended goes back to the source.
+"""
+
+__all__ = ("FedExchange",)
+
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from anyio import TASK_STATUS_IGNORED, CancelScope
+from anyio.abc import TaskStatus
+from pydantic import ValidationError
+
+from eventbus.clock import Clock
+from eventbus.context import FailedDelivery
+from eventbus.dispatch import give_up
+from eventbus.errors import EventBusError, UnsupportedByTransport
+from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
+from eventbus.queue import wait_for_places
+from eventbus.schema import Schema, flaws_of
+from eventbus.subscription import Subscription
+from eventbus.timers import Timer, Timers
+from eventbus.topics import TopicTree
+from eventbus.transports.base import (
+    Ack,
+    Capabilities,
+    Dead,
+    KeepsDeadLetters,
+    KeepsSubscriptions,
+    KeepsTime,
+    Outcome,
+    Released,
+    RetryLater,
+    Source,
+    Transport,
+)
+from eventbus.transports.memory import abandon, show
+from eventbus.transports.route import Route
+
+logger = logging.getLogger("eventbus")
+
+
+class Feed:
+    """What a subscription has of a transport: its source, and the task that empties it."""
+
+    def __init__(self, exchange: "FedExchange", subscription: Subscription) -> None:
+        self.subscription = subscription
+        self._exchange = exchange
+        self._scope = CancelScope()
+        self._source: Source | None = None
+        self._expected = 0
+        self._stirs = 0
+        self._is_busy = False
+        self._waiting: dict[Timer, RetryLater] = {}
+
+    # --- its task ---------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Open the source: what is published after this is not missed."""
+        self._scope = CancelScope()
+        self._context = self._exchange.transport.open(self.subscription)
+        self.expect(0)
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Fetch and queue until closed."""
+        try:
+            with self._scope:
+                self.expect(0)
+                async with self._context as self._source:
+                    task_status.started()
+                    while True:
+                        await self._feed(self._source)
+        finally:
+            self._rest()
+
+    def close(self) -> None:
+        """Fetch nothing more."""
+        self._scope.cancel()
+        self._rest()
+
+    def expect(self, position: int) -> None:
+        """Count as busy until everything up to a position, and then nothing, has been fetched."""
+        reached = self.reached
+        # Race: who published it may be told after the feed was, and has fetched it.
+        if position and reached is not None and reached >= position:
+            return
+        self._expected = max(self._expected, position)
+        if not (self._is_busy or self._scope.cancel_called) and self._is_waited_for:
+            self._is_busy = True
+            self.subscription.host.activity.begin()
+
+    @property
+    def _is_waited_for(self) -> bool:
+        """Whether who joins the bus waits for it: not for iterators, which are never durable.
+
+        It is asked before a handler has joined its subscription, and again when the task begins.
+        """
+        return self.subscription.is_durable or bool(self.subscription.members)
+
+    def stir(self) -> None:
+        """Count as busy until it has turned out that there is nothing to fetch."""
+        self._stirs += 1
+        self.expect(0)
+        if self._source is not None:
+            self._source.wake()
+
+    def _rest(self) -> None:
+        if self._is_busy:
+            self._is_busy = False
+            self.subscription.host.activity.end()
+
+    async def _feed(self, source: Source) -> None:
+        queue = self.subscription.ready_queue()
+        await queue.wait_for_room()
+        stirs = self._stirs
+        fetched = await source.fetch(queue.size - queue.depth)
+        await self._put_all(source, fetched)
+        # Race: a fetch that had begun before it was stirred tells nothing about what came since.
+        is_at_end = not fetched and stirs == self._stirs and (source.reached or 0) >= self._expected
+        if source.reached is None or is_at_end:
+            self._rest()
+
+    async def _put_all(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        placed = 0
+        try:
+            for delivery in deliveries:
+                await self._put(delivery)
+                placed += 1
+        finally:
+            if placed < len(deliveries):
+                with CancelScope(shield=True):
+                    await source.settle([(one, Released()) for one in deliveries[placed:]])
+
+    # --- queueing ---------------------------------------------------------------------------
+
+    async def _put(self, delivery: Delivery) -> None:
+        subscription = self.subscription
+        if delivery.attempt > subscription.max_deliveries:
+            await self._give_up_exhausted(delivery)
+        elif await self._validate(delivery):
+            if delivery.message.expires_at is not None and not subscription.is_durable:
+                subscription.expect_expiry()
+            waiter = subscription.ready_queue().offer(delivery)
+            if waiter is not None:
+                await wait_for_places([waiter])
+
+    async def _validate(self, delivery: Delivery) -> bool:
+        schema, message = self.subscription.schema, delivery.message
+        try:
+            if schema is None:
+                delivery.event = message.payload
+            else:
+                delivery.event = schema.validate(delivery.event)
+        except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
+            await self._refuse(delivery, error)
+            return False
+        return True
+
+    async def _refuse(self, delivery: Delivery, error: Exception) -> None:
+        subscription = self.subscription
+        subscription.counts.invalid += 1
+        if subscription.options.skips_invalid:
+            await self.settle([(delivery, Ack())])
+            return
+        logger.warning("%s refuses %r: %s", subscription.name, delivery.message, _flaws(error))
+        unbegun = LaterDelivery(delivery.message, delivery.event, attempt=0, token=delivery.token)
+        failure = FailedDelivery.of(
+            unbegun, subscription.name, error, now=self._exchange.clock.now()
+        )
+        keep = subscription.keeps_dead_letter_of(delivery.message)
+        for probe in subscription.host.probes:
+            probe.on_given_up(failure, error)
+        await self.settle([(unbegun, Dead(failure, keep=keep))])
+
+    async def _give_up_exhausted(self, delivery: Delivery) -> None:
+        most = self.subscription.max_deliveries
+        last = delivery_of(delivery)
+        last.attempt = most
+        reason = EventBusError(
+            f"no delivery of it ended, and max_deliveries={most} allows no other: its handler may "
+            "end the process"
+        )
+        await give_up(self.subscription, last, reason)
+
+    # --- settling ---------------------------------------------------------------------------
+
+    async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Tell the source how deliveries ended, and do what is to be done here."""
+        for delivery, outcome in outcomes:
+            if self._source is not None and delivery.failure is None:
+                await self._source.settle([(delivery, outcome)])
+            if isinstance(outcome, RetryLater):
+                self._retry_later(delivery, outcome)
+            elif isinstance(outcome, Dead):
+                self._exchange.bury(self.subscription, outcome)
+
+    async def fetch(self, most: int) -> Sequence[Delivery]:
+        """Refuse: the feed itself fetches."""
+        raise NotImplementedError
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell the source that these are still being worked on."""
+        if self._source is not None:
+            await self._source.extend(deliveries)
+
+    def wake(self) -> None:
+        """Refuse, as `fetch`."""
+        raise NotImplementedError
+
+    @property
+    def reached(self) -> int | None:
+        """How far the source has been read."""
+        return None if self._source is None else self._source.reached
+
+    def _retry_later(self, delivery: Delivery, retry: RetryLater) -> None:
+        subscription = self.subscription
+        if subscription.queue is None:
+            return
+        again = delivery_of(delivery).next_attempt()
+        subscription.queue.hold()
+        if subscription.is_durable and self._exchange.is_draining:
+            self._leave_to_the_store(retry)
+            return
+
+        def come_back() -> None:
+            self._waiting.pop(timer, None)
+            subscription.put_back(again)
+            retry.then()
+
+        def stay_away() -> None:
+            self._waiting.pop(timer, None)
+            abandon(subscription, again)
+            retry.then()
+
+        timer = self._exchange.timers.call_later(retry.delay, come_back, drop=stay_away)
+        self._waiting[timer] = retry
+
+    def _leave_to_the_store(self, retry: RetryLater) -> None:
+        if self.subscription.queue is not None:
+            self.subscription.queue.release()
+        retry.then()
+
+    def give_back(self) -> None:
+        """Fetch nothing more, and leave to the store what has not been begun."""
+        self.close()
+        for timer, retry in tuple(self._waiting.items()):
+            self._exchange.timers.forget(timer)
+            self._leave_to_the_store(retry)
+        self._waiting.clear()
+        self.subscription.give_back()
+
+
+class FedExchange:
+    """Feeds the subscriptions of a bus from a transport that keeps messages itself."""
+
+    def __init__(self, transport: Transport[Subscription], clock: Clock, timers: Timers) -> None:
+        self.clock = clock
+        self.transport = transport
+        self.capabilities: Capabilities = transport.capabilities
+        self.timers = timers
+        self.is_draining = False
+        self._is_open = False
+        self._tree: TopicTree[Subscription] = TopicTree()
+        self._feeds: dict[str, Feed] = {}
+
+    def keep_time_by(self, clock: Clock) -> None:
+        """Take the time from another clock, and let the transport, if it takes it from the bus."""
+        self.clock = clock
+        if isinstance(self.transport, KeepsTime):
+            self.transport.clock = clock
+
+    async def __aenter__(self) -> Self:
+        """Open the transport and every source.
+
+        Raises:
+            EventBusError: As the transport raises.
+        """
+        self.is_draining = False
+        await self.transport.__aenter__()
+        self._is_open = True
+        feeds = tuple(self._feeds.values())
+        for feed in feeds:
+            feed.begin()
+        for feed in feeds:
+            await feed.subscription.host.runtime.start_task(feed.run)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Close the transport; the feeds, tasks of the bus, have ended."""
+        if self._is_open:
+            self._is_open = False
+            await self.transport.__aexit__(kind, error, trace)
+
+    async def serve(self) -> None:
+        """Do what the transport has to do meanwhile."""
+        await self.transport.serve()
+
+    # --- publishing -------------------------------------------------------------------------
+
+    def route(self, topic: str, contract: Schema[Any] | None) -> Route:
+        """Work out which subscriptions of this bus match; the transport knows of others."""
+        return Route(topic, contract, self._tree.match(topic), _refuse_nothing)
+
+    def check(self, topic: str, payload: object, contract: Schema[Any] | None) -> None:
+        """Hold a payload against the topic's contract.
+
+        Raises:
+            InvalidEvent: The contract's model refuses it.
+        """
+        if contract is not None:
+            contract.check(topic, payload)
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
+        """Have the transport accept messages."""
+        receipts = await self.transport.publish(messages)
+        for receipt in receipts:
+            if receipt.position is not None and not receipt.duplicate:
+                for subscription in self._tree.match(receipt.topic):
+                    self._feeds[subscription.name].expect(receipt.position)
+        return receipts
+
+    # --- subscriptions ----------------------------------------------------------------------
+
+    def open(self, subscription: Subscription) -> Feed:
+        """Feed a subscription, from now on or as soon as the bus starts."""
+        for pattern in subscription.patterns:
+            self._tree.add(pattern, subscription)
+        feed = self._feeds[subscription.name] = Feed(self, subscription)
+        if self._is_open:
+            feed.begin()
+            subscription.host.runtime.start_soon(feed.run)
+        return feed
+
+    def close(self, subscription: Subscription) -> None:
+        """Feed a subscription no more; what is in its queue stays; idempotent."""
+        feed = self._feeds.pop(subscription.name, None)
+        if feed is not None:
+            for pattern in subscription.patterns:
+                self._tree.remove(pattern, subscription)
+            feed.close()
+
+    def set_deadline(self, deadline: float) -> None:
+        """Give back what is durable and not begun; what is not durable is finished until then."""
+        self.is_draining = True
+        self.timers.drop_after(deadline)
+        for feed in self._feeds.values():
+            if feed.subscription.is_durable:
+                feed.give_back()
+
+    async def forget(self, name: str) -> bool:
+        """Forget a durable subscription; False if there is none of that name."""
+        keeper = self.transport
+        if not isinstance(keeper, KeepsSubscriptions):
+            raise UnsupportedByTransport(
+                f"forget({name!r}): this transport keeps no durable subscriptions"
+            )
+        return await keeper.forget(name)
+
+    # --- dead letters -----------------------------------------------------------------------
+
+    def bury(self, subscription: Subscription, dead: Dead) -> None:
+        """Count a dead letter, and show it to who listens on `$dlq.…`; the source keeps it."""
+        if not dead.keep:
+            subscription.counts.lost += 1
+            return
+        subscription.counts.dead_lettered += 1
+        for listener in self._tree.match(f"$dlq.{subscription.name}"):
+            show(listener, dead.failure)
+
+    async def list_dead_letters(
+        self, subscription: str | None, *, limit: int, before: str | None
+    ) -> list[FailedDelivery]:
+        """List dead letters, newest first."""
+        return await self._keeper().dead_letters(subscription, limit=limit, before=before)
+
+    async def redrive(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+        """Send dead letters to the durable subscriptions that failed; give how many went."""
+        sent = await self._keeper().redrive(subscription, ids)
+        for feed in self._feeds.values() if sent else ():
+            if feed.subscription.is_durable:
+                feed.stir()
+        return sent
+
+    async def purge_dead_letters(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+        """Forget dead letters; give how many."""
+        return await self._keeper().purge(subscription, ids)
+
+    def _keeper(self) -> KeepsDeadLetters:
+        keeper = self.transport
+        if isinstance(keeper, KeepsDeadLetters):
+            return keeper
+        raise UnsupportedByTransport("this transport keeps no dead letters")
+
+
+def _refuse_nothing(subscription: Subscription, message: Message, error: Exception) -> None:
+    """Validate at fetch, not when publishing."""
+
+
+def _flaws(error: Exception) -> str:
+    """Say what was wrong without the payload: no log is the place for what it holds."""
+    return flaws_of(error) if isinstance(error, ValidationError) else type(error).__name__

@@ -1,0 +1,257 @@
+"""What the two threads of a store do: one writes, one reads.
+
+The writer takes all that is queued, writes it in one transaction, and acknowledges it together
+after one sync. After an error its connection is given up, never used again: what a failed sync has
+left behind nobody can tell.
+"""
+
+__all__ = ("Append", "Change", "Look", "Reader", "Writer")
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from threading import Event
+from typing import Generic, TypeVar
+
+from eventbus.errors import EventBusError, StoreError
+from eventbus.transports.sqlite.desk import Job
+from eventbus.transports.sqlite.edge import translated
+from eventbus.transports.sqlite.log import append, first_and_last
+from eventbus.transports.sqlite.mark import Mark
+from eventbus.transports.sqlite.records import Record
+from eventbus.transports.sqlite.schema import LOCK_SECONDS, open_store, set_up
+from eventbus.transports.sqlite.settings import Settings
+
+R = TypeVar("R")
+
+logger = logging.getLogger("eventbus")
+
+IDLE_SECONDS = 1.0
+TRY_SECONDS = 0.0005
+LOOK_SECONDS = 0.025
+WAL_ALARM_BYTES = 64 * 1024 * 1024
+COMMITS_PER_LOOK_AT_WAL = 256
+
+
+class Append(Job[Sequence[tuple[int, bool]]]):
+    """Records to be appended together; gives the position of each, and whether it was there."""
+
+    __slots__ = ("given_ids", "records")
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        given_ids: Sequence[str],
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(then)
+        self.records = records
+        self.given_ids = given_ids
+
+
+class Change(Job[R], Generic[R]):
+    """A change of something else, done by a function that refuses before it changes anything."""
+
+    __slots__ = ("work",)
+
+    def __init__(
+        self,
+        work: Callable[[sqlite3.Connection], R],
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(then)
+        self.work = work
+
+
+class Look(Job[R], Generic[R]):
+    """Something to be read."""
+
+    __slots__ = ("work",)
+
+    def __init__(self, work: Callable[[sqlite3.Connection], R]) -> None:
+        super().__init__()
+        self.work = work
+
+
+class Writer:
+    """Writes, in its thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._path = settings.path
+        self._connection: sqlite3.Connection | None = None
+        self._mark: Mark | None = None
+        self._naps = 0
+        self._commits = 0
+        self._has_alarmed = False
+        self._pause = Event()  # never set: it is a way to sleep
+
+    def serve(self, jobs: Sequence[Job[object]]) -> None:
+        """Do jobs in one transaction: all of them, or none if the store fails."""
+        self._naps = 0
+        try:
+            with translated(self._path):
+                self._commit(self._connected(), jobs)
+        except Exception as error:  # noqa: BLE001 - raised by who waits for each of the jobs
+            self._disconnect()
+            for job in jobs:
+                job.error = job.error or _copy(error)
+
+    def idle(self) -> float | None:
+        """Move the log of SQLite into the file, once nothing has happened for a while."""
+        self._naps += 1
+        if self._naps == 1:
+            return IDLE_SECONDS
+        if self._naps == 2 and self._connection is not None:
+            with suppress(sqlite3.Error):  # another process is at it: it will do the same
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return None
+
+    def close(self) -> None:
+        """Close the connection, and with it the last of them the log of SQLite."""
+        self._disconnect()
+        if self._mark is not None:
+            self._mark.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            set_up(self._path, self._settings.durability)
+            self._connection = open_store(self._path, self._settings.durability)
+            self._connection.execute("PRAGMA busy_timeout=0")
+        if self._mark is None:
+            self._mark = Mark(self._path)
+            self._mark.check(first_and_last(self._connection)[1])
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _commit(self, connection: sqlite3.Connection, jobs: Sequence[Job[object]]) -> None:
+        self._begin(connection)
+        last = 0
+        for kind, run in groupby(jobs, type):
+            if kind is Append:
+                last = self._append(connection, [job for job in run if isinstance(job, Append)])
+            else:
+                self._change(connection, [job for job in run if isinstance(job, Change)])
+        connection.execute("COMMIT")
+        if last and self._mark is not None:
+            self._mark.write(last)
+        self._watch_wal()
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Begin a transaction, waiting while another process writes.
+
+        SQLite's own waiting sleeps for ever longer, and loses against a process that writes all the
+        time: asked every half millisecond, each gets its turn.
+        """
+        for _ in range(round(LOCK_SECONDS / TRY_SECONDS)):
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                self._pause.wait(TRY_SECONDS)
+            else:
+                return
+        connection.execute("BEGIN IMMEDIATE")
+
+    def _append(self, connection: sqlite3.Connection, jobs: Sequence[Append]) -> int:
+        given = [id for job in jobs for id in job.given_ids]
+        placed = append(connection, [job.records for job in jobs], given)
+        for job, places in zip(jobs, placed, strict=True):
+            job.result = places
+        return max((position for places in placed for position, _ in places), default=0)
+
+    def _change(self, connection: sqlite3.Connection, jobs: Sequence[Change[object]]) -> None:
+        for job in jobs:
+            try:
+                job.result = job.work(connection)
+            except EventBusError as error:  # its own, and no reason to refuse the others
+                job.error = error
+
+    def _watch_wal(self) -> None:
+        self._commits += 1
+        if self._commits % COMMITS_PER_LOOK_AT_WAL:
+            return
+        size = _size_of(self._path.with_name(f"{self._path.name}-wal"))
+        if size > WAL_ALARM_BYTES and not self._has_alarmed:
+            logger.warning(
+                "%s-wal has grown to %d bytes: something reads the store without an end, see that "
+                "no other program keeps it open",
+                self._path,
+                size,
+            )
+        self._has_alarmed = size > WAL_ALARM_BYTES
+
+
+class Reader:
+    """Reads, in its thread, and looks whether any process has written.
+
+    `on_change` is called in the thread.
+    """
+
+    def __init__(self, settings: Settings, on_change: Callable[[], None]) -> None:
+        self._settings = settings
+        self._on_change = on_change
+        self._connection: sqlite3.Connection | None = None
+        self._version = 0
+
+    def serve(self, jobs: Sequence[Job[object]]) -> None:
+        """Do jobs one by one, each in a transaction of its own, and a short one."""
+        for job in jobs:
+            try:
+                with translated(self._settings.path):
+                    job.result = self._work_of(job)(self._connected())
+            except Exception as error:  # noqa: BLE001 - raised by who waits for the job
+                job.error = error
+                if not isinstance(error, EventBusError) or isinstance(error, StoreError):
+                    self.close()
+
+    def idle(self) -> float | None:
+        """Look whether anything has been written since."""
+        if self._connection is None:
+            return None
+        with suppress(sqlite3.Error):  # whoever reads next is told
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            if version != self._version:
+                self._version = version
+                self._on_change()
+        return LOOK_SECONDS
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _work_of(self, job: Job[object]) -> Callable[[sqlite3.Connection], object]:
+        assert isinstance(job, Look)  # noqa: S101 - nothing else is handed in here
+        return job.work
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = open_store(self._settings.path, self._settings.durability)
+        return self._connection
+
+
+def _copy(error: Exception) -> Exception:
+    """Copy an error that several tasks will raise: each adds its own traceback."""
+    if not isinstance(error, StoreError):
+        return error
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

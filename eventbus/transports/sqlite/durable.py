@@ -1,0 +1,249 @@
+"""A durable subscription: its deliveries are claimed, and what becomes of each is written.
+
+Claims come by page, and each record is claimed by one bus. What a dead process had comes back one
+by one, each attempt written before it begins, and nothing else meanwhile: so it is known which of
+them it died of. Successes are written together, and nobody waits for that: after a crash, at most a
+batch of them is delivered again.
+"""
+
+__all__ = ("DurableSource",)
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from eventbus.clock import Clock
+from eventbus.message import Delivery, LaterDelivery
+from eventbus.transports.base import Ack, Dead, Outcome, Released, RetryLater, SourceSpec
+from eventbus.transports.sqlite import cursors
+from eventbus.transports.sqlite.clerks import Change, Look
+from eventbus.transports.sqlite.desk import Desk
+from eventbus.transports.sqlite.letters import bury, read_records, unsend
+from eventbus.transports.sqlite.pulse import Pulse
+from eventbus.transports.sqlite.records import Record, message_of
+from eventbus.transports.sqlite.scan import Scan, wants
+from eventbus.transports.sqlite.settlements import Ending, Settlements
+
+logger = logging.getLogger("eventbus")
+
+CURSOR_LAG = 4096
+"""How many records that are not for it a subscription passes by before that is written down."""
+
+
+class DurableSource:
+    """Where one such subscription is, and what this bus has of it."""
+
+    def __init__(
+        self, spec: SourceSpec, session: int, writer: Desk, reader: Desk, clock: Clock
+    ) -> None:
+        self.spec = spec
+        self.number = 0
+        self._session = session
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._scan = Scan(reader, spec.patterns)
+        self._settlements = Settlements(writer, self._write)
+        self._cursor = 0
+        self._held: dict[int, Delivery] = {}
+        self._is_calm = Pulse()
+        self._needs_calm = False
+        self._may_have_free = True
+        # By the writer, so that it begins before what is published after this.
+        self._begin: Change[tuple[int, int]] = Change(
+            lambda one: cursors.establish(
+                one, spec.name, spec.patterns, spec.start, wants(spec.patterns)
+            )
+        )
+        writer.submit(self._begin)
+
+    async def __aenter__(self) -> Self:
+        self.number, self._cursor = await self._writer.wait(self._begin)
+        self._scan.go_to(self._cursor)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Give back what was not handed out, without waiting until that is written."""
+        held = list(self._held)
+        self._writer.submit(
+            Change(lambda one: cursors.release(one, self.number, self._session, but=held))
+        )
+
+    @property
+    def reached(self) -> int | None:
+        """The position up to which everything was fetched or passed by."""
+        return self._scan.reached
+
+    def wake(self) -> None:
+        """Tell that something was written, here or elsewhere."""
+        self._may_have_free = True
+        self._scan.wake()
+
+    def tick(self) -> None:
+        """Look again at what could not be done a while ago."""
+        self._settlements.flush()
+        if self._may_have_free:
+            self._scan.wake()
+
+    async def close(self) -> None:
+        """Write how the last deliveries ended."""
+        await self._settlements.close()
+
+    # --- fetching ---------------------------------------------------------------------------
+
+    async def fetch(self, most: int) -> Sequence[Delivery]:
+        """Wait for what is to be handled, and take it over; empty-handed when there is no more."""
+        while True:
+            while self._needs_calm and self._held:
+                await self._is_calm.wait()
+            await self._scan.wait()
+            if recovered := await self._recover(most):
+                self._scan.wake()
+                return recovered
+            if self._needs_calm:
+                continue
+            if not await self._scan.read_on():
+                return []
+            if claimed := await self._claim(most):
+                return claimed
+
+    async def _recover(self, most: int) -> Sequence[Delivery]:
+        self._needs_calm = False
+        if not self._may_have_free:
+            return []
+        if not await self._has_free():
+            return []
+        recover = partial(
+            cursors.recover,
+            subscription=self.number,
+            session=self._session,
+            now=self._micros(),
+            most=most,
+            is_calm=not self._held,
+        )
+        claimed, self._needs_calm = await self._writer.ask(Change(recover))
+        if not claimed:
+            return []
+        positions = [one.position for one in claimed]
+        records = await self._reader.ask(Look(lambda one: read_records(one, positions)))
+        return [
+            self._hold(one.position, records[one.position], self._attempt(one))
+            for one in claimed
+            if self._is_kept(one.position, records)
+        ]
+
+    async def _has_free(self) -> bool:
+        # Before it looks: what is freed meanwhile has to be looked for again.
+        self._may_have_free = False
+        has_free = True
+        try:
+            free = partial(cursors.has_free, subscription=self.number)
+            has_free = await self._reader.ask(Look(free))
+        finally:
+            self._may_have_free = self._may_have_free or has_free
+        return has_free
+
+    def _attempt(self, claimed: cursors.Claimed) -> int:
+        """Tell which attempt it is now; one too many, if the process died of the last one."""
+        attempts = claimed.attempts
+        if claimed.is_suspect and attempts and attempts + 1 >= self.spec.max_deliveries:
+            # The very first attempt, when it was claimed by page, is not among those written.
+            return self.spec.max_deliveries + 1
+        return attempts + 1
+
+    def _is_kept(self, position: int, records: dict[int, Record]) -> bool:
+        if position in records:
+            return True
+        logger.warning(
+            "%s loses the message at position %d, which retention has removed",
+            self.spec.name,
+            position,
+        )
+        self._settlements.add((position, 0, Ack()))
+        return False
+
+    async def _claim(self, most: int) -> Sequence[Delivery]:
+        records = tuple(self._scan.ahead)
+        if not records and self._scan.seen - self._cursor < CURSOR_LAG:
+            return []
+        claim = partial(
+            cursors.claim_new,
+            subscription=self.number,
+            session=self._session,
+            entries=[(one.position, self.spec.order_of(message_of(one))) for one in records],
+            seen=self._scan.seen,
+            most=most,
+        )
+        self._cursor, ours = await self._writer.ask(Change(claim))
+        passed = self._scan.take_up_to(self._cursor)
+        self._may_have_free = self._may_have_free or len(ours) < len(passed)
+        return [self._hold(one.position, one, 1) for one in passed if one.position in ours]
+
+    def _hold(self, position: int, record: Record, attempt: int) -> LaterDelivery:
+        message = message_of(record)
+        delivery = LaterDelivery(message, message.event, attempt=attempt, token=position)
+        self._held[position] = delivery
+        return delivery
+
+    # --- settling ---------------------------------------------------------------------------
+
+    async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Note how deliveries ended; wait until it is written, but for ordinary successes."""
+        must_wait = False
+        for delivery, outcome in outcomes:
+            self._note(delivery, outcome)
+            must_wait = must_wait or outcome != Ack()
+        if must_wait:
+            await self._settlements.wait()
+
+    def _note(self, delivery: Delivery, outcome: Outcome) -> None:
+        position = delivery.token
+        if position not in self._held:
+            return
+        assert isinstance(position, int)  # noqa: S101 - as it was handed out
+        if not isinstance(outcome, RetryLater):
+            del self._held[position]
+            self._is_calm.beat()
+        self._settlements.add((position, delivery.attempt, outcome))
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Do nothing: the session gives its sign of life for all it has."""
+
+    def _write(self, connection: sqlite3.Connection, endings: Sequence[Ending]) -> None:
+        """Write endings, in the writer's thread."""
+        outcomes = cursors.Outcomes()
+        for position, attempt, outcome in endings:
+            match outcome:
+                case RetryLater(delay):
+                    due = self._micros() + round(delay * 1e6)
+                    outcomes.later.append((position, attempt, due))
+                case Dead(failure, keep=True):
+                    write = partial(bury, failure=failure, position=position)
+                    outcomes.dead.append((position, write))
+                case Released():
+                    outcomes.released.append(position)
+                case _:
+                    outcomes.done.append(position)
+        lost = cursors.settle(connection, self.number, self._session, outcomes)
+        if sent := [position for position in outcomes.done if position < 0]:
+            unsend(connection, sent)
+        if lost:
+            logger.warning(
+                "%s: %d deliveries were settled too late, another process has taken them over: "
+                "this one did not answer for longer than ack_wait=%s",
+                self.spec.name,
+                lost,
+                self.spec.ack_wait,
+            )
+
+    def _micros(self) -> int:
+        return round(self._clock.now() * 1e6)

@@ -1,0 +1,53 @@
+"""The edge at which errors of SQLite and of the file system become ours."""
+
+__all__ = ("translated",)
+
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eventbus.errors import StoreCorrupt, StoreError, StoreVersion
+
+_NEXT_STEPS = {
+    "SQLITE_FULL": "make room on the disk; the bus goes on by itself then",
+    "SQLITE_BUSY": "another program keeps the file locked: end it",
+    "SQLITE_LOCKED": "another program keeps the file locked: end it",
+    "SQLITE_CANTOPEN": "see that its folder exists and that this process may write there",
+    "SQLITE_READONLY": "see that this process may write the file and its folder",
+    "SQLITE_PERM": "see that this process may write the file and its folder",
+}
+
+
+@contextmanager
+def translated(path: Path) -> Generator[None]:
+    """Raise what SQLite and the file system raise as errors of the store.
+
+    Raises:
+        StoreCorrupt: The file is damaged.
+        StoreVersion: It is no database at all.
+        StoreError: Anything else.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translation(path, error) from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise StoreError(
+            f"{path} cannot be used: {reason}; see that its folder exists and that this process "
+            "may write there"
+        ) from error
+
+
+def _translation(path: Path, error: sqlite3.Error) -> StoreError:
+    name = str(getattr(error, "sqlite_errorname", ""))  # absent where it is the module's own error
+    if name == "SQLITE_NOTADB":
+        return StoreVersion(f"{path} is no database: name another file, or a new one")
+    if name.startswith("SQLITE_CORRUPT"):
+        return StoreCorrupt(f"{path} is damaged ({error}): restore it from a copy")
+    step = next(
+        (step for code, step in _NEXT_STEPS.items() if name.startswith(code)),
+        "what was being published may be stored: publish it again with the same id",
+    )
+    return StoreError(f"{path}: {error}; {step}")

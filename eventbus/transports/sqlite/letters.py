@@ -1,0 +1,187 @@
+"""Dead letters in the store, each with a record of its own: retention does not reach them."""
+
+__all__ = ("MOST_KEPT", "bury", "newest", "purge", "read_records", "send_again", "unsend")
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pydantic_core import from_json, to_json
+
+from eventbus.context import FailedDelivery
+from eventbus.errors import InvalidOption, StoreCorrupt
+from eventbus.transports.sqlite.records import (
+    COLUMNS_AS_JSON,
+    Record,
+    is_sound,
+    message_of,
+    records_of,
+)
+from eventbus.transports.sqlite.schema import RECORD
+
+MOST_KEPT = 10_000
+_FAILURE = "letter, subscription, error_type, error, traceback, attempts, failed_at"
+
+
+def bury(connection: sqlite3.Connection, failure: FailedDelivery, position: int) -> int:
+    """Keep a failure of the record at a position; give how many had to go for it."""
+    values = (
+        failure.id,
+        failure.subscription,
+        failure.error_type,
+        failure.error,
+        failure.traceback,
+        failure.attempts,
+        _micros(failure.failed_at),
+    )
+    if position < 0:
+        connection.execute(
+            f"UPDATE dead_letter SET ({_FAILURE}, is_sent) = (?, ?, ?, ?, ?, ?, ?, 0) "  # noqa: S608
+            "WHERE number = ?",
+            (*values, -position),
+        )
+        return 0
+    connection.execute(
+        f"INSERT INTO dead_letter ({_FAILURE}, {RECORD}) "  # noqa: S608
+        f"SELECT ?, ?, ?, ?, ?, ?, ?, {RECORD} FROM log WHERE position = ?",
+        (*values, position),
+    )
+    return connection.execute(
+        "DELETE FROM dead_letter WHERE is_sent = 0 AND number <= "
+        "(SELECT number FROM dead_letter WHERE is_sent = 0 ORDER BY number DESC LIMIT 1 OFFSET ?)",
+        (MOST_KEPT,),
+    ).rowcount
+
+
+def newest(
+    connection: sqlite3.Connection, subscription: str | None, *, limit: int, before: str | None
+) -> list[FailedDelivery]:
+    """List failures, newest first, from the one that failed just before the given id on.
+
+    Raises:
+        InvalidOption: A limit below 1, or an id that is not kept.
+    """
+    if limit < 1:
+        raise InvalidOption(f"limit={limit!r}: give 1 or more")
+    upper = _number_of(connection, before)
+    (rows,) = connection.execute(
+        "SELECT json_group_array(json_array(letter, subscription, error_type, error, traceback, "  # noqa: S608
+        f"attempts, failed_at, {COLUMNS_AS_JSON})) FROM (SELECT * FROM dead_letter "
+        "WHERE is_sent = 0 AND number < ?1 AND (?2 IS NULL OR subscription = ?2) "
+        "ORDER BY number DESC LIMIT ?3)",
+        (upper, subscription, limit),
+    ).fetchone()
+    return [_failure(*row) for row in from_json(rows)]
+
+
+def _number_of(connection: sqlite3.Connection, letter: str | None) -> int:
+    if letter is None:
+        return 2**62
+    row = connection.execute(
+        "SELECT number FROM dead_letter WHERE letter = ? AND is_sent = 0", (letter,)
+    ).fetchone()
+    if row is None:
+        raise InvalidOption(f"before={letter!r}: no dead letter with this id is kept any more")
+    number: int = row[0]
+    return number
+
+
+def _failure(
+    letter: str,
+    subscription: str,
+    error_type: str,
+    error: str,
+    traceback: str,
+    attempts: int,
+    failed_at: int,
+    fields: list[object],
+) -> FailedDelivery:
+    (record,) = records_of(to_json([fields]))
+    return FailedDelivery(
+        id=letter,
+        message=message_of(_sound(record)),
+        subscription=subscription,
+        error_type=error_type,
+        error=error,
+        traceback=traceback,
+        attempts=attempts,
+        failed_at=datetime.fromtimestamp(failed_at / 1e6, UTC),
+    )
+
+
+def purge(
+    connection: sqlite3.Connection, subscription: str | None, ids: Sequence[str] | None
+) -> int:
+    """Forget dead letters; give how many."""
+    return connection.execute(
+        "DELETE FROM dead_letter WHERE is_sent = 0 AND (?1 IS NULL OR subscription = ?1) "
+        "AND (?2 IS NULL OR letter IN (SELECT value FROM json_each(?2)))",
+        (subscription, _json(ids)),
+    ).rowcount
+
+
+def send_again(
+    connection: sqlite3.Connection, subscription: str | None, ids: Sequence[str] | None
+) -> int:
+    """Make dead letters deliveries again, of the subscriptions that failed; give how many.
+
+    Those of subscriptions the store does not know stay as they are.
+    """
+    chosen = (
+        "FROM dead_letter JOIN subscription ON subscription.name = dead_letter.subscription "
+        "WHERE is_sent = 0 AND (?1 IS NULL OR subscription.name = ?1) "
+        "AND (?2 IS NULL OR letter IN (SELECT value FROM json_each(?2)))"
+    )
+    sent = connection.execute(
+        "INSERT INTO delivery (subscription, position, key) "
+        f"SELECT subscription.id, -dead_letter.number, dead_letter.key {chosen}",
+        (subscription, _json(ids)),
+    ).rowcount
+    connection.execute(
+        f"UPDATE dead_letter SET is_sent = 1 WHERE number IN (SELECT dead_letter.number {chosen})",  # noqa: S608
+        (subscription, _json(ids)),
+    )
+    return sent
+
+
+def unsend(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
+    """Forget dead letters that were sent again, and are now done with."""
+    connection.execute(
+        "DELETE FROM dead_letter WHERE is_sent = 1 AND number IN (SELECT -value FROM json_each(?))",
+        (_json(positions),),
+    )
+
+
+def read_records(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, Record]:
+    """Read the records that deliveries stand for, by the deliveries' positions.
+
+    Raises:
+        StoreCorrupt: One of them is damaged.
+    """
+    (rows,) = connection.execute(
+        f"SELECT json_group_array(json_array(place, {COLUMNS_AS_JSON})) FROM ("  # noqa: S608
+        f"SELECT position AS place, {RECORD} FROM log "
+        "WHERE position IN (SELECT value FROM json_each(?1)) "
+        f"UNION ALL SELECT -number AS place, {RECORD} FROM dead_letter "
+        "WHERE number IN (SELECT -value FROM json_each(?1)))",
+        (_json(positions),),
+    ).fetchone()
+    found = from_json(rows)
+    records = records_of(to_json([fields for _, fields in found]))
+    return {place: _sound(record) for (place, _), record in zip(found, records, strict=True)}
+
+
+def _sound(record: Record) -> Record:
+    if not is_sound(record):
+        raise StoreCorrupt(
+            f"the record at position {record.position} is damaged: restore the store from a copy"
+        )
+    return record
+
+
+def _json(values: Sequence[object] | None) -> str | None:
+    return None if values is None else to_json(values).decode()
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * 1e6)

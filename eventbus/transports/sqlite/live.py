@@ -1,0 +1,79 @@
+"""A subscription that lasts as long as its bus: it reads along the log, and nothing is noted."""
+
+__all__ = ("LiveSource",)
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from eventbus.message import Delivery, LaterDelivery
+from eventbus.transports.base import Dead, Outcome, SourceSpec
+from eventbus.transports.sqlite.clerks import Change
+from eventbus.transports.sqlite.desk import Desk
+from eventbus.transports.sqlite.letters import bury
+from eventbus.transports.sqlite.log import cursor_before
+from eventbus.transports.sqlite.records import message_of
+from eventbus.transports.sqlite.scan import Scan, wants
+
+
+class LiveSource:
+    """Where one such subscription is. Its dead letters are kept in the store."""
+
+    def __init__(self, spec: SourceSpec, writer: Desk, reader: Desk) -> None:
+        self._scan = Scan(reader, spec.patterns)
+        self._writer = writer
+        is_wanted = wants(spec.patterns)
+        # By the writer, so that it begins before what is published after this.
+        self._begin: Change[int] = Change(lambda one: cursor_before(one, spec.start, is_wanted))
+        writer.submit(self._begin)
+
+    async def __aenter__(self) -> Self:
+        self._scan.go_to(await self._writer.wait(self._begin))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """End; nothing is held."""
+
+    @property
+    def reached(self) -> int | None:
+        """The position up to which everything was fetched or passed by."""
+        return self._scan.reached
+
+    async def fetch(self, most: int) -> Sequence[Delivery]:
+        """Wait for what is published; empty-handed when the end is reached."""
+        while not self._scan.ahead:
+            await self._scan.wait()
+            if not await self._scan.read_on():
+                return []
+        messages = map(message_of, self._scan.take(most))
+        return [LaterDelivery(message, message.event) for message in messages]
+
+    async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Keep dead letters."""
+        for delivery, outcome in outcomes:
+            if isinstance(outcome, Dead) and outcome.keep:
+                await self._keep(delivery, outcome)
+
+    async def _keep(self, delivery: Delivery, dead: Dead) -> None:
+        position = delivery.message.position
+        assert position is not None  # noqa: S101 - it was read from the log
+        await self._writer.ask(Change(lambda one: bury(one, dead.failure, position)))
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Do nothing: nobody else could take them over."""
+
+    def wake(self) -> None:
+        """Tell that something was written."""
+        self._scan.wake()
+
+    async def close(self) -> None:
+        """Do nothing: what there was to write is written."""
+
+    def tick(self) -> None:
+        """Do nothing: there is nothing to do now and then."""

@@ -1,0 +1,222 @@
+"""The log itself: appending records and reading pages of them."""
+
+__all__ = ("Page", "append", "cursor_before", "first_and_last", "read_page", "remove_up_to")
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic_core import to_json
+
+from eventbus.errors import InvalidOption, PositionGone, StoreCorrupt
+from eventbus.transports.base import Start
+from eventbus.transports.sqlite.records import (
+    COLUMNS_AS_JSON,
+    Record,
+    is_sound,
+    records_of,
+    sealed,
+)
+from eventbus.transports.sqlite.schema import RECORD
+
+_ROW = f"({', '.join('?' * len(Record._fields))})"
+# By the number of rows: of few sizes, so that SQLite's statements are prepared once.
+_INSERTS = {
+    rows: f"INSERT INTO log ({RECORD}) VALUES {', '.join([_ROW] * rows)}"  # noqa: S608
+    for rows in (256, 128, 64, 32, 16, 8, 4, 2, 1)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records that follow one another; `removed` is the last position retention has removed."""
+
+    records: Sequence[Record]
+    removed: int
+
+
+# --- appending ------------------------------------------------------------------------------------
+
+
+def append(
+    connection: sqlite3.Connection,
+    batches: Sequence[Sequence[Record]],
+    given_ids: Sequence[str],
+) -> list[list[tuple[int, bool]]]:
+    """Append batches of records; tell of each record its position, and whether it was there before.
+
+    Only those of `given_ids` can have been: the others were made for this append.
+    """
+    _, last = first_and_last(connection)
+    known = _positions_of(connection, given_ids) if given_ids else {}
+    values: list[object] = []
+    places: list[list[tuple[int, bool]]] = []
+    for batch in batches:
+        placed: list[tuple[int, bool]] = []
+        for record in batch:
+            earlier = known.get(record.id)
+            if earlier is None:
+                last += 1
+                known[record.id] = last
+                values += (last, *record[1:9], sealed(record.checksum, last))
+            placed.append((earlier or last, earlier is not None))
+        places.append(placed)
+    _insert(connection, values)
+    return places
+
+
+def _positions_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
+    rows = connection.execute(
+        "SELECT id, position FROM log WHERE id IN (SELECT value FROM json_each(?1)) "
+        "UNION ALL SELECT id, position FROM seen WHERE id IN (SELECT value FROM json_each(?1))",
+        (to_json(ids).decode(),),
+    )
+    return {id.decode(): position for id, position in rows}
+
+
+def _insert(connection: sqlite3.Connection, values: Sequence[object]) -> None:
+    width, start = len(Record._fields), 0
+    for rows, statement in _INSERTS.items():
+        while len(values) - start >= rows * width:
+            connection.execute(statement, values[start : start + rows * width])
+            start += rows * width
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def first_and_last(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Tell the last position removed and the last one there is."""
+    removed, last = connection.execute(
+        "SELECT removed, (SELECT max(position) FROM log) FROM meta"
+    ).fetchone()
+    return removed, max(removed, last or 0)
+
+
+def read_page(connection: sqlite3.Connection, after: int, most: int) -> Page:
+    """Read the records after a position.
+
+    Raises:
+        StoreCorrupt: One of them is damaged, or missing.
+    """
+    removed, page = connection.execute(
+        f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "  # noqa: S608
+        "FROM (SELECT * FROM log WHERE position > ? ORDER BY position LIMIT ?)",
+        (after, most),
+    ).fetchone()
+    try:
+        records = records_of(page)
+    except ValueError:
+        records = _read_one_by_one(connection, after, most)
+    _check_sound(records)
+    _check_gapless(records, max(after, removed))
+    return Page(records, removed)
+
+
+def _read_one_by_one(connection: sqlite3.Connection, after: int, most: int) -> list[Record]:
+    """Read a page that holds damaged text, so that it can be told where."""
+    statement = f"SELECT {COLUMNS_AS_JSON} FROM log WHERE position > ? ORDER BY position LIMIT 1"  # noqa: S608
+    records: list[Record] = []
+    for _ in range(most):
+        (row,) = connection.execute(statement, (after,)).fetchone() or (None,)
+        if row is None:
+            break
+        try:
+            records += records_of(b"[%b]" % row)
+        except ValueError as error:
+            raise _damaged(after + 1) from error
+        after = records[-1].position
+    return records
+
+
+def _check_sound(records: Sequence[Record]) -> None:
+    for record in records:
+        if not is_sound(record):
+            raise _damaged(record.position)
+
+
+def _check_gapless(records: Sequence[Record], before: int) -> None:
+    for record in records:
+        if record.position != before + 1:
+            raise StoreCorrupt(
+                f"the record at position {before + 1} is missing: restore the store from a copy"
+            )
+        before = record.position
+
+
+def _damaged(position: int) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"the record at position {position} is damaged, and nothing behind it is delivered: "
+        "restore the store from a copy"
+    )
+
+
+def cursor_before(
+    connection: sqlite3.Connection, start: Start, is_wanted: Callable[[str], bool]
+) -> int:
+    """Tell the position just before the one where a new subscription begins.
+
+    Raises:
+        PositionGone: Retention has removed it.
+        InvalidOption: It is no position.
+    """
+    removed, last = first_and_last(connection)
+    if start == "first":
+        return removed
+    if start == "last":
+        return _newest(connection, is_wanted, last) - 1
+    if isinstance(start, datetime):
+        return _first_since(connection, start, last) - 1
+    if isinstance(start, int):
+        _check_position(start, removed, last)
+        return start - 1
+    return last
+
+
+def _check_position(position: int, removed: int, last: int) -> None:
+    if position < 1 or position > last + 1:
+        raise InvalidOption(
+            f"position {position} is not in the log, which ends at {last}: give one up to "
+            f"{last + 1}, or 'first', 'last' or 'new'"
+        )
+    if position <= removed:
+        raise PositionGone(
+            f"retention has removed position {position}: begin at {removed + 1} or later, or at "
+            "'first'"
+        )
+
+
+def _newest(connection: sqlite3.Connection, is_wanted: Callable[[str], bool], last: int) -> int:
+    rows = connection.execute("SELECT position, topic FROM log ORDER BY position DESC")
+    return next((position for position, topic in rows if is_wanted(topic.decode())), last + 1)
+
+
+def _first_since(connection: sqlite3.Connection, moment: datetime, last: int) -> int:
+    (position,) = connection.execute(
+        "SELECT min(position) FROM log WHERE time >= ?", (round(moment.timestamp() * 1e6),)
+    ).fetchone()
+    return position or last + 1
+
+
+# --- retention ------------------------------------------------------------------------------------
+
+
+def remove_up_to(connection: sqlite3.Connection, position: int, *, remember_since: int) -> int:
+    """Remove the oldest records up to a position; give how many.
+
+    Ids of records published since a time, in microseconds, are remembered: to publish them again
+    stays without effect. What was being delivered of them is lost, and counted.
+    """
+    connection.execute("DELETE FROM seen WHERE time < ?", (remember_since,))
+    connection.execute(
+        "INSERT OR IGNORE INTO seen SELECT id, position, time FROM log "
+        "WHERE position <= ? AND time >= ?",
+        (position, remember_since),
+    )
+    connection.execute("UPDATE meta SET removed = max(removed, ?)", (position,))
+    lost = connection.execute(
+        "DELETE FROM delivery WHERE position BETWEEN 1 AND ? AND owner IS NULL", (position,)
+    ).rowcount
+    connection.execute("UPDATE meta SET lost = lost + ?", (lost,))
+    return connection.execute("DELETE FROM log WHERE position <= ?", (position,)).rowcount

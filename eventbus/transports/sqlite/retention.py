@@ -1,0 +1,58 @@
+"""Removing what is too old, too much or too large, a little at a time."""
+
+__all__ = ("PER_ROUND", "expire")
+
+import sqlite3
+
+from eventbus.transports.sqlite.log import first_and_last, remove_up_to
+from eventbus.transports.sqlite.settings import Settings
+
+PER_ROUND = 1000
+"""Records removed in one transaction at most, so that publishers do not wait for more."""
+
+DUPLICATES_SECONDS = 120
+"""For how long the id of a removed record is still known as published."""
+
+
+def expire(connection: sqlite3.Connection, settings: Settings, now: int) -> int:
+    """Remove the oldest records that are beyond what is kept; give how many, of one round.
+
+    `now` is in microseconds.
+    """
+    removed, last = first_and_last(connection)
+    cut = min(max(_cuts(connection, settings, now, removed, last)), removed + PER_ROUND, last)
+    if cut <= removed:
+        return 0
+    return remove_up_to(connection, cut, remember_since=now - DUPLICATES_SECONDS * 1_000_000)
+
+
+def _cuts(
+    connection: sqlite3.Connection, settings: Settings, now: int, removed: int, last: int
+) -> list[int]:
+    """Tell for each limit the last position beyond it, as far as one round can go."""
+    cuts = [removed]
+    if settings.max_count is not None:
+        cuts.append(last - settings.max_count)
+    if settings.max_age is not None:
+        cuts.append(_last_older(connection, now - round(settings.max_age * 1e6), removed))
+    if settings.max_bytes is not None and _used_bytes(connection) > settings.max_bytes:
+        cuts.append(removed + PER_ROUND)
+    return cuts
+
+
+def _last_older(connection: sqlite3.Connection, moment: int, removed: int) -> int:
+    (first_younger,) = connection.execute(
+        "SELECT min(position) FROM (SELECT position, time FROM log ORDER BY position LIMIT ?) "
+        "WHERE time >= ?",
+        (PER_ROUND, moment),
+    ).fetchone()
+    return removed + PER_ROUND if first_younger is None else first_younger - 1
+
+
+def _used_bytes(connection: sqlite3.Connection) -> int:
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    used: int = (pages - free) * size
+    return used

@@ -1,0 +1,178 @@
+"""The tables of a store, and how a file becomes or is one.
+
+`log` holds the records. Positions rise by one from record to record; those removed by retention,
+all up to `meta.removed`, are never used again. A subscription has turned everything up to its
+`cursor` into deliveries or passed it by; `delivery` holds those that are not settled. So all below
+the first of them, or up to the cursor where there is none, is done with.
+
+A delivery belongs to the session (a bus of some process) that `owner` names, or is free. It is
+`suspect` if the process that had it died meanwhile: perhaps of it. `attempts` counts those begun,
+as far as that was stored. A delivery at a negative position is a dead letter sent again: the
+position is the letter's `number`.
+"""
+
+__all__ = ("APPLICATION_ID", "RECORD", "VERSION", "open_store", "set_up")
+
+import os
+import sqlite3
+from pathlib import Path
+
+from eventbus.errors import StoreVersion
+from eventbus.transports.sqlite.settings import Durability
+
+APPLICATION_ID = 0x65764273  # "evBs"
+VERSION = 1
+LOCK_SECONDS = 60.0
+WAL_KEPT_BYTES = 4 * 1024 * 1024
+
+RECORD = "position, id, topic, time, key, traits, content_type, schema_version, payload, checksum"
+"""The columns that make up a record, of a log and of a dead letter; times are in microseconds."""
+
+_TABLES = """
+CREATE TABLE meta (removed INTEGER NOT NULL, lost INTEGER NOT NULL);
+INSERT INTO meta VALUES (0, 0);
+CREATE TABLE log (
+    position INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    topic TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    key TEXT,
+    traits TEXT,
+    content_type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE TABLE seen (
+    id TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,
+    time INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE session (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    place TEXT NOT NULL,
+    process INTEGER NOT NULL,
+    beat INTEGER NOT NULL
+);
+CREATE TABLE subscription (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    patterns TEXT NOT NULL,
+    cursor INTEGER NOT NULL
+);
+CREATE TABLE delivery (
+    subscription INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    key TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    suspect INTEGER NOT NULL DEFAULT 0,
+    owner INTEGER,
+    due INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (subscription, position)
+) WITHOUT ROWID;
+CREATE INDEX delivery_free ON delivery (subscription, position) WHERE owner IS NULL;
+CREATE TABLE dead_letter (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    letter TEXT NOT NULL UNIQUE,
+    subscription TEXT NOT NULL,
+    error_type TEXT NOT NULL,
+    error TEXT NOT NULL,
+    traceback TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    failed_at INTEGER NOT NULL,
+    is_sent INTEGER NOT NULL DEFAULT 0,
+    position INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    key TEXT,
+    traits TEXT,
+    content_type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE INDEX dead_letter_of ON dead_letter (subscription, number);
+"""
+
+
+def open_store(path: Path, durability: Durability) -> sqlite3.Connection:
+    """Open a connection for the thread that calls this; it does not create the file.
+
+    Transactions are begun by hand. Text comes back as bytes, so that damaged text can be read.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=LOCK_SECONDS,
+        isolation_level=None,
+    )
+    connection.text_factory = bytes
+    try:
+        connection.execute(f"PRAGMA synchronous={durability}")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def set_up(path: Path, durability: Durability) -> None:
+    """Make the file a store, unless it is one already.
+
+    Raises:
+        StoreVersion: It is something else, or a store of a later version.
+    """
+    if not path.exists():
+        path.touch()
+        _sync_folder(path.absolute().parent)
+    connection = open_store(path, durability)
+    try:
+        if _is_new(connection, path):
+            _create(connection)
+    finally:
+        connection.close()
+
+
+def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION_ID:
+        if version > VERSION:
+            raise StoreVersion(
+                f"{path} is a store of version {version}, and this eventbus knows those up to "
+                f"{VERSION}: upgrade eventbus"
+            )
+        return False
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application or version or tables:
+        raise StoreVersion(
+            f"{path} is a database, but no store of eventbus: name a file of its own"
+        )
+    return True
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """Create the tables, where no other process was faster."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if not tables:
+        for statement in _TABLES.split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={VERSION}")
+    connection.execute("COMMIT")
+    # Into the file itself at once: a damaged WAL then costs records, but not the tables.
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the entry of a new file as safe as what will be in it."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""What the URL of a store says."""
+
+__all__ = ("Durability", "Settings")
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+from urllib.parse import parse_qsl, unquote
+
+from eventbus.errors import InvalidOption
+from eventbus.publishing import did_you_mean
+
+Durability: TypeAlias = Literal["full", "normal"]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where a store is, how safely it writes, and how much it keeps.
+
+    `durability="full"` syncs every commit before it is acknowledged. `"normal"` leaves that to
+    checkpoints: it is faster, survives the death of a process, and may lose the last commits when
+    the machine loses its power. Records beyond `max_age` (seconds), `max_count` or `max_bytes` are
+    removed, oldest first.
+    """
+
+    path: Path
+    durability: Durability = "full"
+    max_age: float | None = None
+    max_count: int | None = None
+    max_bytes: int | None = None
+
+    @classmethod
+    def of_url(cls, url: str) -> "Settings":
+        """Read a URL as `sqlite:///relative.db` or `sqlite:////absolute.db?max_age=7d`.
+
+        Raises:
+            InvalidOption: It names no file, or an option that does not exist or cannot be used.
+        """
+        place, _, query = url.partition(":")[2].partition("?")
+        path = unquote(place.removeprefix("///"))
+        if not place.startswith("///") or not path.strip("/") or "\0" in path:
+            raise InvalidOption(
+                "sqlite:// names no file: write sqlite:///relative.db, or sqlite:////absolute.db"
+            )
+        given = dict(parse_qsl(query, keep_blank_values=True))
+        for name in given.keys() - _READERS.keys():
+            raise InvalidOption(
+                f"sqlite:// has no option {name!r}: give {', '.join(_READERS)}"
+                f"{did_you_mean(name, _READERS)}"
+            )
+        read: dict[str, Any] = {name: _READERS[name](name, given[name]) for name in given}
+        return cls(path=Path(path), **read)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is ever removed."""
+        return self.max_age is self.max_count is self.max_bytes is None
+
+
+def _durability(name: str, text: str) -> str:
+    if text not in get_args(Durability):
+        raise InvalidOption(
+            f"{name}={text!r}: give 'full' or 'normal'{did_you_mean(text, get_args(Durability))}"
+        )
+    return text
+
+
+def _seconds(name: str, text: str) -> float:
+    return _amount(name, text, _SECONDS, "7d, 12h, 30m or 45s")
+
+
+def _count(name: str, text: str) -> int:
+    return _amount(name, text, {"": 1}, "a whole number")
+
+
+def _size(name: str, text: str) -> int:
+    return _amount(name, text, _BYTES, "2GB, 500MB, 64kB or 4096B")
+
+
+def _amount(name: str, text: str, units: dict[str, int], example: str) -> int:
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text[len(digits) :]
+    if not digits.isascii() or not digits.isdecimal() or not int(digits) or unit not in units:
+        raise InvalidOption(f"{name}={text!r}: give {example}, more than 0")
+    return int(digits) * units[unit]
+
+
+_READERS = {
+    "durability": _durability,
+    "max_age": _seconds,
+    "max_count": _count,
+    "max_bytes": _size,
+}

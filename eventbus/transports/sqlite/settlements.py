@@ -1,0 +1,84 @@
+"""How the deliveries of one durable subscription ended, until that is written."""
+
+__all__ = ("Settlements",)
+
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from eventbus.transports.base import Outcome
+from eventbus.transports.sqlite.clerks import Change
+from eventbus.transports.sqlite.desk import Desk
+from eventbus.transports.sqlite.pulse import Pulse
+
+logger = logging.getLogger("eventbus")
+
+Ending: TypeAlias = tuple[int, int, Outcome]
+"""The position of a delivery, the attempts begun, and how it ended."""
+
+Write: TypeAlias = Callable[[sqlite3.Connection, Sequence[Ending]], None]
+
+
+class Settlements:
+    """Gathers endings, and writes all there are as soon as the writer gets to it.
+
+    What could not be written is tried again with `flush`: nothing is forgotten.
+    """
+
+    def __init__(self, writer: Desk, write: Write) -> None:
+        self._writer = writer
+        self._write = write
+        self._gathered: deque[Ending] = deque()
+        self._batch: list[Ending] = []
+        self._job: Change[None] | None = None
+        self._noted = 0
+        self._written = 0
+        self._progress = Pulse()
+        self._is_closed = False
+
+    def add(self, ending: Ending) -> None:
+        """Note an ending, to be written soon."""
+        self._noted += 1
+        self._gathered.append(ending)
+        if self._job is None:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have the writer write what there is, unless it is about to."""
+        if self._gathered and self._job is None and not self._is_closed:
+            self._job = Change(self._write_all, self._end)
+            self._writer.submit(self._job)
+
+    async def wait(self) -> None:
+        """Wait until all that was noted so far is written; cancelled, it still will be."""
+        noted = self._noted
+        while self._written < noted:
+            await self._progress.wait()
+
+    async def close(self) -> None:
+        """Write what is left, or give it up where it cannot be written."""
+        self.flush()
+        while self._job is not None:
+            await self._progress.wait()
+        self._is_closed = True
+
+    def _write_all(self, connection: sqlite3.Connection) -> None:
+        """Write what there is by now, in the writer's thread."""
+        # Race: meanwhile the loop adds more. Both ends of a deque may be used at once.
+        self._batch = [self._gathered.popleft() for _ in range(len(self._gathered))]
+        self._write(connection, self._batch)
+
+    def _end(self) -> None:
+        job, self._job = self._job, None
+        batch, self._batch = self._batch, []
+        if job is not None and job.error is not None:
+            logger.error(
+                "the endings of %d deliveries wait to be written: %s", len(batch), job.error
+            )
+            self._gathered.extendleft(reversed(batch))
+        else:
+            self._written += len(batch)
+            self.flush()
+        self._progress.beat()

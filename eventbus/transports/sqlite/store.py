@@ -1,0 +1,189 @@
+"""The transport `sqlite://`: an event log in one file, shared by processes of one machine."""
+
+__all__ = ("SqliteTransport",)
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from anyio import move_on_after
+
+from eventbus._loop import Bell
+from eventbus.clock import Clock
+from eventbus.context import FailedDelivery
+from eventbus.errors import StoreCorrupt, StoreError
+from eventbus.message import Message, Receipt, note_stored
+from eventbus.transports.base import Capabilities, SourceSpec
+from eventbus.transports.sqlite import cursors, letters, sessions
+from eventbus.transports.sqlite.clerks import Append, Change, Look, Reader, Writer
+from eventbus.transports.sqlite.desk import Desk
+from eventbus.transports.sqlite.durable import DurableSource
+from eventbus.transports.sqlite.live import LiveSource
+from eventbus.transports.sqlite.neighbours import Neighbours
+from eventbus.transports.sqlite.records import record_of
+from eventbus.transports.sqlite.retention import PER_ROUND, expire
+from eventbus.transports.sqlite.settings import Settings
+
+logger = logging.getLogger("eventbus")
+
+TICK_SECONDS = 0.25
+EXPIRY_SECONDS = 1.0
+CLOSE_SECONDS = 5.0
+
+Source: TypeAlias = DurableSource | LiveSource
+
+
+class SqliteTransport:
+    """Keeps every message in a log, where durable subscriptions find it again.
+
+    While it is open it has two threads, one that writes and one that reads, and a session by which
+    other processes know it.
+    """
+
+    capabilities = Capabilities(
+        durable=True, replay=True, nowait=False, dead_letters=True, cross_process=True
+    )
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self.clock = clock
+        self._sources: set[Source] = set()
+        self._session = 0
+        self._next_expiry = 0.0
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the store, creating the file where there is none.
+
+        Raises:
+            StoreVersion: The file is no store, or one of a later version.
+            StoreCorrupt: It is damaged, or misses records that were acknowledged.
+            StoreError: It cannot be opened.
+        """
+        news = Bell(self._wake_all)
+        self._writer = Desk("eventbus-sqlite-writer", Writer(self._settings))
+        self._reader = Desk("eventbus-sqlite-reader", Reader(self._settings, news.ring))
+        try:
+            self._session = await self._writer.ask(Change(sessions.begin))
+            self._neighbours = Neighbours(self._session, self.clock)
+            await self._writer.ask(Change(self._neighbours.free_the_gone))
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Write what is left to be written, give back what is not done, and end both threads."""
+        with move_on_after(CLOSE_SECONDS, shield=True) as patience:
+            for source in self._sources:
+                await source.close()
+            if self._session:
+                self._writer.submit(Change(lambda one: sessions.end(one, self._session)))
+            await self._reader.close()
+            await self._writer.close()
+        if patience.cancelled_caught:
+            logger.error("the store did not close within %s s: its threads stay", CLOSE_SECONDS)
+        self._sources.clear()
+        self._session = 0
+
+    async def serve(self) -> None:
+        """Give signs of life, look after those of others, and remove what is too old."""
+        while True:
+            await self.clock.sleep(TICK_SECONDS)
+            for source in tuple(self._sources):
+                source.tick()
+            await self._keep_house()
+
+    async def _keep_house(self) -> None:
+        waits = {
+            source.number: source.spec.ack_wait
+            for source in self._sources
+            if isinstance(source, DurableSource) and source.number
+        }
+        try:
+            await self._neighbours.greet(self._writer, self._reader, waits)
+            await self._expire()
+        except StoreCorrupt:
+            raise
+        except StoreError as error:  # a full disk, say: it may be better at the next tick
+            logger.error("the store cannot be looked after: %s", error)
+
+    async def _expire(self) -> None:
+        if self._settings.keeps_all or self.clock.monotonic() < self._next_expiry:
+            return
+        self._next_expiry = self.clock.monotonic() + EXPIRY_SECONDS
+        now = round(self.clock.now() * 1e6)
+        removed = PER_ROUND
+        while removed == PER_ROUND:
+            removed = await self._writer.ask(Change(lambda one: expire(one, self._settings, now)))
+
+    # --- publishing -------------------------------------------------------------------------
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
+        """Append messages to the log, together; returns when they are synced.
+
+        Cancelled before the writer takes them, none is stored; after that all are, and then the
+        cancellation goes on.
+
+        Raises:
+            InvalidEvent: A payload cannot be JSON; nothing was stored.
+            StoreError: The store failed; they may be stored.
+        """
+        given = [one.id for one in messages if (traits := one.head[2]) and traits.id is not None]
+        job = Append([record_of(one) for one in messages], given, self._wake_all)
+        places = await self._writer.ask(job)
+        for message, (position, is_duplicate) in zip(messages, places, strict=True):
+            note_stored(message, position, is_duplicate=is_duplicate)
+        return messages
+
+    # --- subscriptions ----------------------------------------------------------------------
+
+    def open(self, spec: SourceSpec) -> Source:
+        """Give a subscription its source."""
+        source: Source
+        if spec.is_durable:
+            source = DurableSource(spec, self._session, self._writer, self._reader, self.clock)
+        else:
+            source = LiveSource(spec, self._writer, self._reader)
+        self._sources.add(source)
+        return source
+
+    async def forget(self, name: str) -> bool:
+        """Forget a durable subscription; False if there is none of that name."""
+        return await self._writer.ask(Change(partial(cursors.forget, name=name)))
+
+    def _wake_all(self) -> None:
+        for source in self._sources:
+            source.wake()
+
+    # --- dead letters -----------------------------------------------------------------------
+
+    async def dead_letters(
+        self, subscription: str | None, *, limit: int, before: str | None
+    ) -> list[FailedDelivery]:
+        """List what is kept, newest first.
+
+        Raises:
+            InvalidOption: A limit below 1, or an id that is not kept.
+        """
+        list_them = partial(letters.newest, subscription=subscription, limit=limit, before=before)
+        return await self._reader.ask(Look(list_them))
+
+    async def redrive(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+        """Deliver dead letters again, to the subscriptions that failed; give how many."""
+        send = partial(letters.send_again, subscription=subscription, ids=ids)
+        return await self._writer.ask(Change(send, self._wake_all))
+
+    async def purge(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+        """Forget dead letters; give how many."""
+        purge = partial(letters.purge, subscription=subscription, ids=ids)
+        return await self._writer.ask(Change(purge))

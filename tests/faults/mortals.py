@@ -1,0 +1,79 @@
+"""Processes that can be killed: forked from one that has all imported, they tell what they do.
+
+Run as a program, with the name of one of `TRIALS` and what it takes; it prints one line of JSON.
+"""
+
+__all__ = ("Mortal", "Say", "run_trial")
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+Say: TypeAlias = Callable[[str], None]
+"""Tells the parent a word; whatever was told before the kill is heard."""
+
+
+class Mortal:
+    """A forked process that does something, and what it says."""
+
+    def __init__(self, live: Callable[[Say], None]) -> None:
+        self._ear, mouth = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            os.close(self._ear)
+            self._live(live, mouth)
+        os.close(mouth)
+        self._heard = b""
+
+    def _live(self, live: Callable[[Say], None], mouth: int) -> None:
+        code = 1
+        try:
+            live(lambda word: _write(mouth, word))
+            code = 0
+        finally:
+            os._exit(code)
+
+    def listen(self) -> str:
+        """Wait for the next words; empty when the process has ended."""
+        heard = os.read(self._ear, 65_536)
+        self._heard += heard
+        return heard.decode()
+
+    def kill(self) -> None:
+        """Kill it, as a power cut would a process."""
+        os.kill(self.process, signal.SIGKILL)
+
+    def words(self) -> list[str]:
+        """Wait for its end; give all it has said, without a word that was cut off."""
+        while self.listen():
+            pass
+        os.waitpid(self.process, 0)
+        os.close(self._ear)
+        return self._heard.decode().split("\n")[:-1]
+
+
+def _write(mouth: int, word: str) -> None:
+    os.write(mouth, f"{word}\n".encode())
+
+
+def live_for(mortal: Mortal, seconds: float) -> list[str]:
+    """Let it live for a while after its first words, then kill it; give all it has said."""
+    mortal.listen()
+    time.sleep(seconds)
+    mortal.kill()
+    return mortal.words()
+
+
+def run_trial(module: str, *arguments: str, seconds: float = 600) -> Any:
+    """Run a module that forks such processes, in a process of its own; give what it found."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(  # noqa: S603 - the command is written above
+        command, capture_output=True, text=True, check=False, timeout=seconds
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

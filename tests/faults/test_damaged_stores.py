@@ -1,0 +1,181 @@
+"""A damaged store is reported: what was acknowledged is never silently missing, or another."""
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from sqlite3 import Connection
+
+import anyio
+import pytest
+
+from eventbus import EventBus, StoreCorrupt, StoreError
+from eventbus.transports.sqlite import log
+from eventbus.transports.sqlite.edge import translated
+from eventbus.transports.sqlite.log import first_and_last, read_page
+from eventbus.transports.sqlite.mark import Mark
+from eventbus.transports.sqlite.schema import open_store, set_up
+from tests.faults.scale import full
+
+RECORDS = 40
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with a store as a killed process leaves it: its WAL beside it."""
+    folder = tmp_path_factory.mktemp("sound")
+    used = folder / "used.db"
+
+    async def fill() -> None:
+        async with EventBus(f"sqlite:///{used}") as bus:
+            for number in range(RECORDS):
+                await bus.publish("numbers", {"number": number, "text": "x" * 200})
+            for suffix in ("", "-wal", "-mark"):
+                shutil.copy(f"{used}{suffix}", folder / f"events.db{suffix}")
+
+    anyio.run(fill)
+    return folder
+
+
+@pytest.fixture
+def copy(sound: Path, tmp_path: Path) -> Callable[[], Path]:
+    """Give what makes a fresh copy of that store."""
+
+    def make() -> Path:
+        for suffix in ("", "-wal", "-mark", "-shm"):
+            with suppress(FileNotFoundError):
+                (tmp_path / f"events.db{suffix}").unlink()
+        for suffix in ("", "-wal", "-mark"):
+            shutil.copy(sound / f"events.db{suffix}", tmp_path / f"events.db{suffix}")
+        return tmp_path / "events.db"
+
+    return make
+
+
+def numbers_in(store: Path, *, heeds_mark: bool = True) -> list[int]:
+    """Read a store as the bus does when it starts and delivers.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    with translated(store):
+        set_up(store, "full")
+        with closing(open_store(store, "full")) as connection:
+            if heeds_mark:
+                mark = Mark(store)
+                try:
+                    mark.check(first_and_last(connection)[1])
+                finally:
+                    mark.close()
+            return list(_numbers(connection))
+
+
+def _numbers(connection: Connection) -> Iterator[int]:
+    records = read_page(connection, 0, 1000).records
+    for record in records:
+        yield int(record.payload.partition(b":")[2].partition(b",")[0])
+
+
+def cuts(store: Path) -> Iterator[int]:
+    """Give lengths for the WAL: every 512 bytes, and in full every byte of the last commit."""
+    size = store.with_name("events.db-wal").stat().st_size
+    yield from range(0, size, 512)
+    yield from range(size - full(16_384, small=64), size)
+
+
+@pytest.mark.timeout(600)
+def test_a_wal_cut_anywhere_is_noticed(copy: Callable[[], Path]) -> None:
+    """Whatever is missing at its end, the mark tells that it was acknowledged."""
+    unnoticed = 0
+    for length in cuts(copy()):
+        store = copy()
+        with store.with_name("events.db-wal").open("r+b") as wal:
+            wal.truncate(length)
+        with suppress(StoreCorrupt):
+            unnoticed += numbers_in(store) != list(range(RECORDS))
+
+    assert unnoticed == 0
+
+
+def test_without_the_mark_a_cut_wal_is_only_a_shorter_log(copy: Callable[[], Path]) -> None:
+    """Control: SQLite alone gives a part of the records, in order, and says nothing."""
+    store = copy()
+    with store.with_name("events.db-wal").open("r+b") as wal:
+        wal.truncate(store.with_name("events.db-wal").stat().st_size // 2)
+    found = numbers_in(store, heeds_mark=False)
+
+    assert found == list(range(len(found)))
+    assert 0 < len(found) < RECORDS
+
+
+def test_a_bus_does_not_start_on_a_shortened_log(copy: Callable[[], Path]) -> None:
+    """It says how much is missing, and what can be done; the sound one it opens."""
+
+    async def start(store: Path) -> None:
+        async with EventBus(f"sqlite:///{store}"):
+            pass
+
+    anyio.run(start, copy())
+    store = copy()
+    store.with_name("events.db-wal").unlink()
+    with pytest.raises(StoreCorrupt, match=r"position 0, .* up to 40 .*events\.db-mark"):
+        anyio.run(start, store)
+
+
+def flips(path: Path) -> list[tuple[int, int]]:
+    """Give places in a file, and a bit to flip at each; alike in every run."""
+    draw, size = random.Random(7), path.stat().st_size
+    return [(draw.randrange(size), 1 << draw.randrange(8)) for _ in range(full(1000, small=150))]
+
+
+def flip(path: Path, place: int, bit: int) -> None:
+    """Flip one bit."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= bit
+    path.write_bytes(data)
+
+
+def settle_into_file(store: Path) -> Path:
+    """Move what is in the WAL into the file itself."""
+    with closing(open_store(store, "full")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return store
+
+
+def wal_of(store: Path) -> Path:
+    """Name the WAL of a store."""
+    return store.with_name(f"{store.name}-wal")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("damaged", [settle_into_file, wal_of])
+def test_no_flipped_bit_changes_what_is_delivered(
+    copy: Callable[[], Path], damaged: Callable[[Path], Path]
+) -> None:
+    """Each is harmless, or reported."""
+    wrong = reported = 0
+    for place, bit in flips(damaged(copy())):
+        store = copy()
+        flip(damaged(store), place, bit)
+        try:
+            wrong += numbers_in(store) != list(range(RECORDS))
+        except StoreError:
+            reported += 1
+
+    assert wrong == 0
+    assert reported > 0
+
+
+@pytest.mark.timeout(600)
+def test_without_the_checksum_some_would(
+    copy: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: SQLite hands out what a flipped bit has made of a record."""
+    monkeypatch.setattr(log, "is_sound", bool)
+    store = settle_into_file(copy())
+    data = store.read_bytes()
+    place = data.index(b'{"number":7,') + len(b'{"number":')
+    flip(store, place, 1)
+
+    assert 6 in numbers_in(store)[6:8]
