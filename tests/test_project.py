@@ -1,5 +1,7 @@
-"""Holds what `pyproject.toml` promises."""
+"""Holds the outline of the repository, and what `pyproject.toml` promises."""
 
+import shutil
+import subprocess
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -11,6 +13,19 @@ from eventbus.entry_points import MAJOR, find, majors
 from eventbus.errors import EventBusError
 
 ROOT = Path(__file__).parents[1]
+TOP = {
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "conftest.py",
+    "eventbus",
+    "examples",
+    "plugins",
+    "pyproject.toml",
+    "tests",
+}
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 
 each_plugin = pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
@@ -26,6 +41,24 @@ def code_folders() -> set[str]:
     """Name the folders at the top that hold Python code."""
     folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."]
     return {folder.name for folder in folders if any(folder.rglob("*.py"))}
+
+
+def top_level() -> set[str]:
+    """Name what git keeps at the top, without what begins with a dot."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("only git tells what belongs to the repository, and this is no clone of it")
+    command = [git, "ls-files"]
+    listing = subprocess.run(  # noqa: S603 - the command is written above
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    names = {path.partition("/")[0] for path in listing.stdout.splitlines()}
+    return {name for name in names if not name.startswith(".")}
+
+
+def test_the_top_level_stays_as_it_is() -> None:
+    """Who opens the repository sees the few things that it consists of."""
+    assert top_level() == TOP
 
 
 def test_the_core_needs_three_packages(pyproject: dict[str, Any]) -> None:

@@ -160,19 +160,13 @@ def test_without_anyios_plugin_other_tests_run(project: pytest.Pytester) -> None
     result.assert_outcomes(passed=1)
 
 
-def test_the_plugin_imports_nothing_of_ours(tmp_path: Path) -> None:
-    """It costs nothing in a run without events, and coverage that begins later sees all."""
-    program = "import pytest_eventbus, sys; print(sorted(set(sys.modules) & {'eventbus', 'anyio'}))"
-    run = subprocess.run(  # noqa: S603 - the command is written above
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-
-    assert run.stdout.strip() == "[]"
-
-
-def test_the_core_and_its_kit_need_no_pytest(tmp_path: Path) -> None:
-    """Who runs other tests, or an example, installs nothing more."""
-    program = "import sys; sys.modules['pytest'] = None; import eventbus.testing"
+@pytest.mark.parametrize(
+    ("module", "missing"),
+    [("eventbus.testing", "pytest"), ("eventbus.testing.pytest_plugin", "trio")],
+)
+def test_the_kit_needs_no_more_than_is_used(tmp_path: Path, module: str, missing: str) -> None:
+    """Who runs other tests installs no pytest, and who has pytest no second event loop."""
+    program = f"import sys; sys.modules[{missing!r}] = None; import {module}"
     run = subprocess.run(  # noqa: S603 - the command is written above
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )

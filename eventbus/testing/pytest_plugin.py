@@ -1,7 +1,4 @@
-"""The pytest plugin of eventbus, which comes with it.
-
-It imports nothing but pytest: what a run does not use costs it nothing, and coverage that begins
-later than plugins are loaded misses no line of eventbus.
+"""The pytest plugin of eventbus, which pytest finds where eventbus is installed.
 
 Fixtures, for tests that anyio's plugin runs:
 
@@ -18,22 +15,21 @@ asyncio.
 __all__ = ("event_bus", "event_clock")
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from eventbus.testing import TestBus, VirtualClock
+from eventbus.testing.bus import TestBus
+from eventbus.testing.clock import VirtualClock
+from eventbus.testing.loop import virtual_backend
 
 
 @pytest.fixture
-async def event_bus(request: pytest.FixtureRequest) -> "AsyncGenerator[TestBus]":
+async def event_bus(request: pytest.FixtureRequest) -> AsyncGenerator[TestBus]:
     """Give a fresh bus: started, and drained after the test.
 
     After a test, failures that it did not expect are raised; see `TestBus`.
     """
-    from eventbus.testing import TestBus
-
     takes_clock = "event_clock" in request.fixturenames
     clock = request.getfixturevalue("event_clock") if takes_clock else None
     async with TestBus(clock=clock) as bus:
@@ -41,10 +37,8 @@ async def event_bus(request: pytest.FixtureRequest) -> "AsyncGenerator[TestBus]"
 
 
 @pytest.fixture
-def event_clock() -> "VirtualClock":
+def event_clock() -> VirtualClock:
     """Give the clock of the loop and of `event_bus`, and let the test run in virtual time."""
-    from eventbus.testing import VirtualClock
-
     return VirtualClock()
 
 
@@ -81,7 +75,5 @@ def _backends_of(metafunc: pytest.Metafunc) -> Sequence[Any]:
 
 
 def _virtual(backend: str | tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    from eventbus.testing import virtual_backend
-
     name, options = (backend, dict[str, Any]()) if isinstance(backend, str) else backend
     return virtual_backend(name, **options)
