@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, TypeAlias, cast
 
+from eventbus.answers import Answer
 from eventbus.clock import seconds_of
 from eventbus.contracts import Contracts, Stated, Topic
 from eventbus.errors import DuplicateSubscription, InvalidOption, UnsupportedByTransport
@@ -197,19 +198,21 @@ class Registry:
         return subscription
 
     def _options_of(self, registration: Registration) -> Options:
-        options = self._options(
-            registration.options, (*self._defaults.middleware, *registration.middleware)
-        )
-        return replace(
-            options,
+        own = registration.middleware
+        return self._options(
+            registration.options,
+            (*self._defaults.middleware, *own),
             answer=registration.answer,
-            buries_requests=innermost(registration.middleware, DeadLetter) is not None,
+            buries_requests=bool(own) and innermost(own, DeadLetter) is not None,
         )
 
     def _options(
         self,
         given: HandlerOptions[Any] | SubscribeOptions[Any],
         middleware: tuple[Middleware | Policy, ...],
+        *,
+        answer: Answer | None = None,
+        buries_requests: bool = False,
     ) -> Options:
         told = cast("HandlerOptions[Any]", given)
         is_named = bool(told.get("name") or told.get("group"))
@@ -226,6 +229,8 @@ class Registry:
             ack=told.get("ack", "auto"),
             max_deliveries=told.get("max_deliveries", MAX_DELIVERIES),
             middleware=middleware,
+            answer=answer,
+            buries_requests=buries_requests,
         )
 
     def _check_fit(self, subscription: Subscription) -> None:

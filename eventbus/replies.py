@@ -134,7 +134,7 @@ class Replies:
         self._clock = clock
         self._timers = timers
         self._waiting: dict[int, Asking] = {}
-        self._inbox = f"$reply.{uuid7_text(clock.now())}"
+        self._inbox = ""
         self._numbers = count(1)
         self._deadlines: list[tuple[float, int]] = []
         self._timer: Timer | None = None
@@ -162,6 +162,7 @@ class Replies:
         heapq.heappush(self._deadlines, (due, number))
         if due < self._next_look:
             self._look_at(due, seconds)
+            self._inbox = self._inbox or f"$reply.{uuid7_text(self._clock.now())}"
         return self._inbox, number
 
     def close(self, reply_to: ReplyTo) -> None:

@@ -63,6 +63,8 @@ NO_LIMIT = 1_000_000_000  # replies: as many as there are responders
 class Requesting(Publishing):
     """What `EventBus` asks with."""
 
+    _runtime: Runtime  # while the bus runs
+
     def __init__(
         self,
         transport: Exchange,
@@ -262,11 +264,6 @@ class Requesting(Publishing):
         """Subscribe for the length of a block."""
         raise NotImplementedError
 
-    @property
-    def runtime(self) -> Runtime:
-        """What the bus has while it runs."""
-        raise NotImplementedError
-
     # --- what is asked --------------------------------------------------------------------------
 
     def _agreement(self, topic: object, reply: object) -> tuple[str, Answer]:
@@ -307,14 +304,14 @@ class Requesting(Publishing):
 
         One function, as `publish` is: each call in it would cost a hundredth of a round trip.
         """
-        route = self._recent_route(name) or await self._find_route(name)
+        route = self._routes.young.get(name) or await self._find_route(name)
         if not self._feeds:
             raise UnsupportedByTransport(
                 f"a request to {name!r}: this transport carries none; ask on a bus in memory"
             )
         now = self._now()
         seconds = _seconds_left(name, timeout, now)
-        asking = Asking(self.runtime.new_wake_up(), min(most, route.responders))
+        asking = Asking(self._runtime.new_wake_up(), min(most, route.responders))
         asking.responders = route.answering
         traits = Traits()
         traits.reply_to = reply_to = self.replies.open(asking, seconds)
@@ -330,9 +327,8 @@ class Requesting(Publishing):
             else:
                 if not route.is_expiring:
                     route.expect_expiry()
-                waiters = route.feed(message)
                 self._turns -= 1
-                if waiters:
+                if waiters := route.feed_quickly(message):
                     with asking.limited():
                         await wait_for_places(waiters)
             if is_serving():

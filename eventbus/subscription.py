@@ -386,7 +386,8 @@ class Subscription:
             InvalidOption: `key=` gave something that is no text; also whatever it raises itself.
         """
         if self.options.key is None:
-            return entry.key if isinstance(entry, Message) else entry.message.key
+            traits = (entry if isinstance(entry, Message) else entry.message).head[2]
+            return None if traits is None else traits.key
         key = cast("object", self.options.key(entry.event))
         if isinstance(key, str):
             return key

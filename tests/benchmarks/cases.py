@@ -14,7 +14,7 @@ from eventbus.middleware import (
     Throttle,
     Timeout,
 )
-from tests.benchmarks import floors, latency, later, memory, threads, throughput
+from tests.benchmarks import floors, latency, later, memory, requests, threads, throughput
 from tests.benchmarks.measure import Case, Sample, added
 from tests.benchmarks.throughput import pass_on, with_middleware
 
@@ -55,6 +55,8 @@ CASES: Mapping[str, Case] = {
     "added by a model": Case(added(by=throughput.fan_out_of_models(1), to=one)),
     "added by a model to ten": Case(added(by=throughput.fan_out_of_models(10), to=ten), 1_600),
     "everything": Case(throughput.everything_on),
+    "R": Case(floors.queue_and_future, 1_000),
+    "request": Case(requests.round_trips, 1_000),
     "latency of a queue": Case(floors.parked_queue_latency, 1_000),
     "latency": Case(latency.one_in_flight, 1_000),
     "flood": Case(latency.behind_a_flood, 100),

@@ -11,6 +11,7 @@ __all__ = (
     "counting_at_once",
     "parked_queue_latency",
     "queue_and_await",
+    "queue_and_future",
 )
 
 import asyncio
@@ -110,6 +111,32 @@ async def parked_queue_latency(probes: int) -> float:
     consumer.cancel()
     expect(len(latencies), probes)
     return median(latencies)
+
+
+async def queue_and_future(requests: int) -> float:
+    """R: `put_nowait` of an event with a future, which a task sets to what its handler returns."""
+    queue = asyncio.Queue[tuple[object, asyncio.Future[object]]]()
+    loop, answered = asyncio.get_running_loop(), 0
+
+    async def answer(event: object) -> object:
+        return event
+
+    async def serve() -> None:
+        while True:
+            event, reply = await queue.get()
+            reply.set_result(await answer(event))
+
+    server = asyncio.create_task(serve())
+    await asyncio.sleep(0)
+    started = thread_time_ns()
+    for _ in range(requests):
+        reply: asyncio.Future[object] = loop.create_future()
+        queue.put_nowait((EVENT, reply))
+        answered += await reply is EVENT
+    spent = thread_time_ns() - started
+    server.cancel()
+    expect(answered, requests)
+    return spent / requests
 
 
 async def consume(queue: asyncio.Queue[object], handle: Handler) -> None:

@@ -80,6 +80,7 @@ ROWS = (
     Row("everything on", "F", 6.0, 5.0, per("everything", "F")),
     Row("100,000 patterns, repeated topics", "of 1", 1.2, 1.1, _of_one_pattern("repeated")),
     Row("100,000 patterns, new topics", "of 1", 6.0, 4.0, _of_one_pattern("new")),
+    Row("request and its reply", "R", 2.3, 1.9, per("request", "R")),
     Row("latency p50, one in flight", "Q", 1.2, 1.0, per("latency", "latency of a queue")),
     Row("latency p99 behind 4 flooded", "B", 1.6, 1.1, per("flood", BOUND_BEHIND_A_FLOOD_NS)),
     Row("the same on trio", "B", 3.1, 2.1, per("flood, trio", BOUND_BEHIND_A_FLOOD_NS)),
@@ -102,6 +103,7 @@ UNITS = (
     ("A", "A", "await handler"),
     ("V", "V", "the model's validator, called with the dict"),
     ("T", "called from a thread", "anyio.from_thread.run_sync, wall time"),
+    ("R", "R", "asyncio.Queue and a Future: put_nowait both, get, await handler, set_result"),
     ("Q", "latency of a queue", "from put_nowait to the handler of a parked asyncio.Queue"),
 )
 
