@@ -72,6 +72,7 @@ class Phase(Enum):
     NEW = auto()
     RUNNING = auto()
     DRAINING = auto()
+    DRAINED = auto()
     STOPPING = auto()
     CLOSED = auto()
 
@@ -151,6 +152,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         if innermost(layers, Correlate) is not None:
             self.correlate()
         self._phase = Phase.NEW
+        self._drain_until = 0.0
         self._most_threads = threads
 
     def __repr__(self) -> str:
@@ -284,8 +286,8 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         """Refuse what is new and finish what was accepted: the first half of leaving the block.
 
         Handlers may still publish. Gives up after `drain_timeout` seconds: retries and scheduled
-        messages due later are abandoned at once. Final until the bus is started again; repeating it
-        waits again.
+        messages due later are abandoned at once. Final until the bus is started again; who repeats
+        it, or leaves the block, waits for what is left of that time.
 
         Raises:
             DeadlockError: Called by a handler of this bus, which would wait for itself.
@@ -296,15 +298,17 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             raise NotStarted("drain() ends a running bus: begin with `async with bus:`")
         if not self._is_live:
             return
-        self._enter(Phase.DRAINING)
-        deadline = self.clock.monotonic() + self._drain_seconds
-        self._schedule.set_deadline(deadline)
-        self._exchange.set_deadline(deadline)
+        if self._phase is Phase.RUNNING:
+            self._enter(Phase.DRAINING)
+            self._drain_until = self.clock.monotonic() + self._drain_seconds
+            self._schedule.set_deadline(self._drain_until)
+            self._exchange.set_deadline(self._drain_until)
         with self._patience():
             await self._wait_idle()
             while not self._inbox.close_if_empty():
                 await self._wait_idle()
         if self._phase is Phase.DRAINING:  # Race: it may have been stopped, and started again.
+            self._enter(Phase.DRAINED)
             self._close_queues()
 
     async def _wait_idle(self) -> None:
@@ -539,8 +543,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
     @contextmanager
     def _patience(self) -> Generator[None]:
+        seconds = max(0.0, self._drain_until - self.clock.monotonic())
         with CancelScope() as scope:
-            timer = self._timers.call_later(self._drain_seconds, scope.cancel, drop=scope.cancel)
+            timer = self._timers.call_later(seconds, scope.cancel, drop=scope.cancel)
             try:
                 yield
             finally:
@@ -619,7 +624,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
     @property
     def _is_live(self) -> bool:
-        return self._phase is Phase.RUNNING or self._phase is Phase.DRAINING
+        return self._phase in {Phase.RUNNING, Phase.DRAINING, Phase.DRAINED}
 
     @property
     def keeps_routes(self) -> bool:
@@ -631,7 +636,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
         Raises:
             NotStarted: It has not been started.
-            BusClosed: It is closed; or draining, and the caller is no handler of it.
+            BusClosed: It is closed or drained; or draining, and the caller is no handler of it.
             EventBusError: It runs in another thread.
         """
         if self._is_live and not self._runtime.is_in_its_thread():
