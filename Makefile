@@ -36,7 +36,7 @@ demo: setup ## the tour of what the bus does
 test: setup ## the tests, as fast as they go
 	@$(BIN)/python -m pytest -q
 
-soak: setup ## the fault tests at their full size, which takes most of an hour
+soak: setup ## the fault tests at their full size, which takes hours
 	@EVENTBUS_SOAK=1 $(BIN)/python -m pytest -q -o timeout=3600 tests/faults
 
 coverage: setup ## the tests, and the lines and branches they leave out

@@ -31,6 +31,7 @@ from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Desk, Events
 from eventbus.feeding import FedExchange
+from eventbus.forks import unwatch_forks, watch_forks
 from eventbus.from_threads import PublishingFromThreads
 from eventbus.inbox import Inbox
 from eventbus.message import Message
@@ -75,6 +76,7 @@ class Phase(Enum):
     DRAINED = auto()
     STOPPING = auto()
     CLOSED = auto()
+    FORKED = auto()  # the copy of a running bus, in a child process
 
 
 class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
@@ -197,6 +199,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         Raises:
             InvalidOption: Nothing of that name, or no such handler, is subscribed.
         """
+        self._refuse_copies()
         ending: list[Subscription] = []
         for subscription, member in self._registry.find(handler_or_name):
             if len(subscription.members) > 1 and handler_or_name != subscription.name:
@@ -280,6 +283,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             DeadlockError: Called by a handler of this bus, which would wait for itself.
         """
         self._refuse_handlers("join")
+        self._refuse_copies()
         await self._wait_idle()
 
     async def drain(self) -> None:
@@ -294,6 +298,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             NotStarted: The bus is not running.
         """
         self._refuse_handlers("drain")
+        self._refuse_copies()
         if self._phase is Phase.NEW:
             raise NotStarted("drain() ends a running bus: begin with `async with bus:`")
         if not self._is_live:
@@ -474,6 +479,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             StoreError: The store cannot be opened, or not trusted.
             EventBusError: It is running already.
         """
+        self._refuse_copies()
         if self.is_running:
             raise EventBusError(f"{self!r} is running already: enter it once at a time")
         self._registry.begin()
@@ -492,6 +498,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         if isinstance(self._exchange, FedExchange):
             self._runtime.start_soon(self._exchange.serve)
         self._enter(Phase.RUNNING)
+        watch_forks(self)
         return self
 
     async def __aexit__(
@@ -526,6 +533,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             if abandoned:
                 logger.warning("%r ended with %d deliveries abandoned", self, abandoned)
             await self._exchange.__aexit__(None, None, None)
+            unwatch_forks(self)
             self._enter(Phase.CLOSED)
 
     def _warn_of_stuck_threads(self) -> None:
@@ -589,6 +597,17 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
                 "code that runs the bus"
             )
 
+    def note_fork(self) -> None:
+        """Note that this is the copy of a running bus, in a child process."""
+        self._enter(Phase.FORKED)
+
+    def _refuse_copies(self) -> None:
+        if self._phase is Phase.FORKED:
+            raise EventBusError(
+                f"{self!r} was running when this process was forked, and runs in the parent alone: "
+                "fork before it is started, or make a new one in the child"
+            )
+
     # --- what its parts ask of it -----------------------------------------------------------
 
     @property
@@ -614,6 +633,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         Raises:
             NotStarted, BusClosed: As `require_open`.
         """
+        self._refuse_copies()
         self._require_phase()
         return self._inbox
 
@@ -637,13 +657,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         Raises:
             NotStarted: It has not been started.
             BusClosed: It is closed or drained; or draining, and the caller is no handler of it.
-            EventBusError: It runs in another thread.
+            EventBusError: As `require_here`.
         """
-        if self._is_live and not self._runtime.is_in_its_thread():
-            raise EventBusError(
-                f"{self!r} runs in another thread, and is not safe to use from this one: publish "
-                "with publish_from_thread or, in a handler, context.publish_nowait"
-            )
+        self.require_here()
         self._require_phase()
 
     def _require_phase(self) -> None:
@@ -653,3 +669,16 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             raise NotStarted(f"{self!r} is not running: use it inside `async with bus:`")
         if self._phase is not Phase.DRAINING or not is_handler_of(self):
             raise BusClosed(f"{self!r} takes nothing new: publish before it drains or closes")
+
+    def require_here(self) -> None:
+        """Raise where a running bus cannot be used from.
+
+        Raises:
+            EventBusError: It runs in another thread, or in the process that was forked.
+        """
+        self._refuse_copies()
+        if self._is_live and not self._runtime.is_in_its_thread():
+            raise EventBusError(
+                f"{self!r} runs in another thread, and is not safe to use from this one: publish "
+                "with publish_from_thread or, in a handler, context.publish_nowait"
+            )

@@ -324,6 +324,10 @@ class Publishing:
         """Raise unless the bus takes messages from this caller now."""
         raise NotImplementedError
 
+    def require_here(self) -> None:
+        """Raise in another thread, and in another process, than that of a running bus."""
+        raise NotImplementedError
+
     @property
     def is_stopping(self) -> bool:
         """Whether the bus is being stopped at once."""
@@ -347,6 +351,7 @@ class Publishing:
         return waiters
 
     async def _give_way(self) -> None:
+        self.require_here()  # not each time, as that would cost a tenth of a publish
         self._published_before += TURNS - self._turns
         self._turns = TURNS
         await checkpoint()
