@@ -67,6 +67,14 @@ async def nobody_hears_news(world: World, _: Attempt) -> None:
         pass
 
 
+async def is_answered_again(world: World, made: Attempt) -> None:
+    """Who gave up waiting for an answer leaves nothing behind that the next would stumble over."""
+    world.gate.set()
+    assert await world.bus.request("ask", {"n": 6}, reply=int) == 6
+    assert world.seen["responder", 5] <= 1
+    assert made.is_cancelled or world.seen["responder", 5] == 1
+
+
 async def is_unsubscribed(world: World, _: Attempt) -> None:
     """Cancelled or not: what was queued is handled, and then the name is free."""
     world.gate.set()
@@ -143,6 +151,17 @@ CASES = {
     ),
     "publish_many": Case(lambda world: world.publish_many(2, 3, 4, 5)),
     "subscribe": Case(iterate, nothing, tell_news, nobody_hears_news),
+    "wait_for": Case(
+        lambda world: world.bus.wait_for("news", timeout=60.0),
+        nothing,
+        tell_news,
+        nobody_hears_news,
+    ),
+    "request": Case(
+        lambda world: world.bus.request("ask", {"n": 5}, reply=int, timeout=60.0),
+        nothing,
+        promise=is_answered_again,
+    ),
     "unsubscribe": Case(lambda world: world.bus.unsubscribe("first"), promise=is_unsubscribed),
     "join": Case(lambda world: world.bus.join()),
     "drain": Case(lambda world: world.bus.drain(), promise=is_refused_once_drained),

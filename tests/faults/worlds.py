@@ -44,6 +44,7 @@ class World:
         for name in self.listeners:
             self.listen(name)
         self.bus.on("echo", name="echo")(self._echo)
+        self.bus.on("ask", name="responder", reply=int)(self._answer)
         self.bus.on("broken", name="broken", queue_size=2)(self._broken)
 
     def listen(self, name: str) -> None:
@@ -57,6 +58,11 @@ class World:
     async def _echo(self, event: dict[str, int], context: Context[Any]) -> None:
         for n in range(event["n"], event["n"] + 3):
             await context.publish("work", {"n": n})
+
+    async def _answer(self, event: dict[str, int]) -> int:
+        await self.gate.wait()
+        self.seen["responder", event["n"]] += 1
+        return event["n"]
 
     async def _broken(self, event: dict[str, int]) -> None:
         if self.is_broken:
