@@ -602,6 +602,21 @@ async def test_dead_letters_survive_a_restart(opened: Opened) -> None:
     assert "raise ValueError" in oldest.traceback
 
 
+async def test_dead_letters_can_be_read_while_the_bus_is_closed(opened: Opened) -> None:
+    """Before its start, too, and purged; no thread stays for it."""
+    assert await opened().dead_letters() == []
+    bus = opened(middleware=[DeadLetter()])
+    notes = note(bus, name="audit")
+    notes.failing.add(1)
+    async with bus:
+        await bus.publish("orders.placed", {})
+        await bus.join()
+
+    assert len(await bus.dead_letters()) == 1
+    assert await opened().purge_dead_letters() == 1
+    assert [one for one in threads() if one.name.startswith("eventbus-")] == []
+
+
 async def test_a_dead_letter_is_sent_again_to_the_one_that_failed(opened: Opened) -> None:
     """As attempt 1 with the same id, to that subscription alone, and then it is no dead letter."""
     bus = opened(middleware=[DeadLetter()])

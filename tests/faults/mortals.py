@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -35,6 +36,8 @@ class Mortal:
         try:
             live(lambda word: _write(mouth, word))
             code = 0
+        except BaseException:  # noqa: BLE001 - it goes no further: the process ends here
+            traceback.print_exc()
         finally:
             os._exit(code)
 

@@ -65,7 +65,7 @@ def numbers_in(store: Path, *, heeds_mark: bool = True) -> list[int]:
             if heeds_mark:
                 mark = Mark(store)
                 try:
-                    mark.check(first_and_last(connection)[1])
+                    mark.check(lambda: first_and_last(connection)[1])
                 finally:
                     mark.close()
             return list(_numbers(connection))

@@ -122,9 +122,17 @@ class Writer:
             self._connection = open_store(self._path, self._settings.durability)
             self._connection.execute("PRAGMA busy_timeout=0")
         if self._mark is None:
-            self._mark = Mark(self._path)
-            self._mark.check(first_and_last(self._connection)[1])
+            self._mark = self._checked_mark(self._connection)
         return self._connection
+
+    def _checked_mark(self, connection: sqlite3.Connection) -> Mark:
+        mark = Mark(self._path)
+        try:
+            mark.check(lambda: first_and_last(connection)[1])
+        except BaseException:
+            mark.close()
+            raise
+        return mark
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -8,6 +8,7 @@ never lead.
 __all__ = ("Mark",)
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
@@ -33,13 +34,14 @@ class Mark:
         text = b"%020d" % position
         os.pwrite(self._file, b"%b %08x\n" % (text, crc32(text)), 0)
 
-    def check(self, last: int) -> None:
+    def check(self, last_position: Callable[[], int]) -> None:
         """Hold the last position of the log against what was acknowledged.
 
         Raises:
             StoreCorrupt: Records are missing.
         """
-        acknowledged = self.read()
+        acknowledged = self.read()  # Race: before the log, to which another process may add now
+        last = last_position()
         if acknowledged > last:
             raise StoreCorrupt(
                 f"the log ends at position {last}, but records up to {acknowledged} were "

@@ -135,8 +135,11 @@ def set_up(path: Path, durability: Durability) -> None:
 
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
+    connection.execute("BEGIN")  # Race: another process may be creating the tables
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    connection.execute("COMMIT")
     if application == APPLICATION_ID:
         if version > VERSION:
             raise StoreVersion(
@@ -144,7 +147,6 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
                 f"{VERSION}: upgrade eventbus"
             )
         return False
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application or version or tables:
         raise StoreVersion(
             f"{path} is a database, but no store of eventbus: name a file of its own"

@@ -3,12 +3,13 @@
 __all__ = ("SqliteTransport",)
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from anyio import move_on_after
+from anyio import CancelScope, move_on_after
 
 from eventbus._loop import Bell
 from eventbus.clock import Clock
@@ -17,7 +18,7 @@ from eventbus.errors import StoreCorrupt, StoreError
 from eventbus.message import Message, Receipt, note_stored
 from eventbus.transports.base import Capabilities, SourceSpec
 from eventbus.transports.sqlite import cursors, letters, sessions
-from eventbus.transports.sqlite.clerks import Append, Change, Look, Reader, Writer
+from eventbus.transports.sqlite.clerks import Append, Change, Reader, Writer
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.live import LiveSource
@@ -170,13 +171,14 @@ class SqliteTransport:
     async def dead_letters(
         self, subscription: str | None, *, limit: int, before: str | None
     ) -> list[FailedDelivery]:
-        """List what is kept, newest first.
+        """List what is kept, newest first; also while the store is closed.
 
         Raises:
             InvalidOption: A limit below 1, or an id that is not kept.
         """
-        list_them = partial(letters.newest, subscription=subscription, limit=limit, before=before)
-        return await self._reader.ask(Look(list_them))
+        newest = partial(letters.newest, subscription=subscription, limit=limit, before=before)
+        async with self._at_desk() as desk:
+            return await desk.ask(Change(newest))
 
     async def redrive(self, subscription: str | None, ids: Sequence[str] | None) -> int:
         """Deliver dead letters again, to the subscriptions that failed; give how many."""
@@ -184,6 +186,20 @@ class SqliteTransport:
         return await self._writer.ask(Change(send, self._wake_all))
 
     async def purge(self, subscription: str | None, ids: Sequence[str] | None) -> int:
-        """Forget dead letters; give how many."""
+        """Forget dead letters; give how many; also while the store is closed."""
         purge = partial(letters.purge, subscription=subscription, ids=ids)
-        return await self._writer.ask(Change(purge))
+        async with self._at_desk() as desk:
+            return await desk.ask(Change(purge))
+
+    @asynccontextmanager
+    async def _at_desk(self) -> AsyncGenerator[Desk]:
+        """Give the writer, made for this once where the store is closed."""
+        if self._session:
+            yield self._writer
+            return
+        desk = Desk("eventbus-sqlite-writer", Writer(self._settings))
+        try:
+            yield desk
+        finally:
+            with CancelScope(shield=True):
+                await desk.close()

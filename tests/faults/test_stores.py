@@ -1,0 +1,44 @@
+"""Stores stand what happens to them, and to the processes on them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.mortals import run_trial
+from tests.faults.store_trials import STARTS
+
+pytestmark = pytest.mark.timeout(180)  # seconds: processes start slowly on a busy machine
+
+
+@pytest.fixture
+def found(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Run the trial that a test names, and give what it found."""
+    return run_trial("tests.faults.store_trials", request.param, str(tmp_path), seconds=180)
+
+
+@pytest.mark.parametrize("found", ["poison"], indirect=True)
+def test_an_event_that_ends_the_process_is_given_up(found: dict[str, Any]) -> None:
+    """After max_deliveries starts; those claimed with it are handled, and keep their counts."""
+    assert (found["poison_starts"], found["dead"]) == (STARTS, [f"dead {STARTS}"])
+    assert (found["unhandled"], found["attempts_of_others"]) == (0, ["1"])
+
+
+@pytest.mark.parametrize("found", ["unbounded_poison"], indirect=True)
+def test_that_it_would_come_for_ever(found: dict[str, Any]) -> None:
+    """Control: where attempts are not written before they begin, nothing ends it."""
+    assert (found["dead"], found["poison_starts"]) == ([], 3 * STARTS)
+
+
+@pytest.mark.parametrize("found", ["crowd"], indirect=True)
+def test_processes_share_a_file(found: dict[str, Any]) -> None:
+    """Eight that make it, publish and handle at once: no lock is seen, nothing is handled twice."""
+    assert found == {"ended": 9, "handled_twice": 0}
+
+
+@pytest.mark.parametrize("found", ["full_disk"], indirect=True)
+def test_a_full_disk_is_an_error_and_no_loss(found: dict[str, Any]) -> None:
+    """The publisher is told at once; with room again, the same bus goes on."""
+    assert found["refused"] == "StoreError"
+    assert float(found["seconds"]) < 1.0
+    assert found["found"] == found["stored"]
