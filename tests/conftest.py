@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from eventbus import (
     handles,
 )
 from eventbus.middleware import DeadLetter, Retry
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
+from tests.gate import Gate
 
 
 class Order(BaseModel):
@@ -28,23 +29,6 @@ class Order(BaseModel):
 
 
 ORDER = Topic("orders.created", Order)
-
-
-class Gate:
-    """A handler that begins, and goes on when it is let; it notes what it got, and what it did."""
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-        self.done: list[Any] = []
-        self.entered = anyio.Event()
-        self.opened = anyio.Event()
-
-    async def __call__(self, event: object) -> None:
-        """Handle one event."""
-        self.seen.append(event)
-        self.entered.set()
-        await self.opened.wait()
-        self.done.append(event)
 
 
 # --- Making one -----------------------------------------------------------------------------------

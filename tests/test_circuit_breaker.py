@@ -11,7 +11,7 @@ import pytest
 
 from eventbus import Context, EventBus, InvalidOption, Topic
 from eventbus.middleware import CircuitBreaker, DeadLetter, Filter, Policy, Retry, Throttle, Timeout
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 

@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint
 
 from eventbus import Context, EventBus, Message, Router, Topic
 from eventbus.middleware import Correlate, Middleware, Policy, Retry, Timeout, correlation_id
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 BEGIN = Topic("begin", int)
 WAYS = ["publish", "publish with options", "publish_nowait", "publish_many", "context.publish"]

@@ -20,9 +20,9 @@ from eventbus import (
 )
 from eventbus.message import Message, write_message
 from eventbus.middleware import DeadLetter, Retry
+from eventbus.testing import ManualClock
 from eventbus.transports import memory
 from eventbus.transports.dead_letters import DEAD_LETTERS_KEPT, DeadLetters
-from tests.manual_clock import ManualClock
 
 JOBS = Topic("jobs", int)
 

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from eventbus import Context, DeadlockError, EventBus, RequestTimeout, RequestTopic, Topic
 from eventbus.middleware import DeadLetter, Retry
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 A, B, C = (Topic(name, int) for name in "abc")
 ASK_A, ASK_B, ASK_C = (RequestTopic(f"ask.{name}", int, int) for name in "abc")

@@ -20,7 +20,7 @@ from eventbus.middleware import (
     Retry,
     Timeout,
 )
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 

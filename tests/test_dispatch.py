@@ -29,7 +29,7 @@ from eventbus import (
 from eventbus.context import OUTBOX_SIZE
 from eventbus.middleware import CallNext, DeadLetter, Filter, Log, PublishNext, Retry, Timeout
 from eventbus.registration import HandlerOptions
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 NEWS = Topic("news", int)

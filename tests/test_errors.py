@@ -46,7 +46,7 @@ from eventbus.errors import (
 )
 from eventbus.middleware import Timeout
 from eventbus.settling import Failing, Postponed
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 Case: TypeAlias = Callable[[], Awaitable[object]]
 

@@ -9,7 +9,7 @@ import pytest
 
 from eventbus import Context, EventBus, Message, Receipt
 from eventbus.middleware import DeadLetter, PublishNext, Retry
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 Payload: TypeAlias = Mapping[str, int]
 

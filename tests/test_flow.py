@@ -19,7 +19,7 @@ from eventbus import (
     Topic,
 )
 from eventbus.middleware import CallNext, DeadLetter, PublishNext, Retry, Timeout
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 
 class OrderCreated(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from eventbus import Context, DuplicateSubscription, EventBus, InvalidOption, Topic
 from eventbus.middleware import DeadLetter, Retry
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 
 class Order(BaseModel):

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from eventbus import Context, EventBus, Topic
 from eventbus.middleware import DeadLetter, Retry, Timeout
 from eventbus.queue import DeliveryQueue, Lanes, Overflow
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 Keyed = tuple[str, int]
 """A key, and its how-manieth message this is."""

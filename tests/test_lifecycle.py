@@ -24,24 +24,8 @@ from eventbus import (
     dispatch,
 )
 from eventbus.middleware import DeadLetter, Retry, Timeout
-from tests.manual_clock import ManualClock
-
-
-class Gate:
-    """A handler that begins, and goes on when it is let; it notes what it got, and what it did."""
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-        self.done: list[Any] = []
-        self.entered = anyio.Event()
-        self.opened = anyio.Event()
-
-    async def __call__(self, event: object) -> None:
-        """Handle one event."""
-        self.seen.append(event)
-        self.entered.set()
-        await self.opened.wait()
-        self.done.append(event)
+from eventbus.testing import ManualClock
+from tests.gate import Gate
 
 
 def running_tasks() -> int:

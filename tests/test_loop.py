@@ -12,7 +12,7 @@ from anyio import CancelScope
 from eventbus import EventBus, Topic
 from eventbus._loop import WakeUp, is_foreign_cancellation, wake_up_type
 from eventbus.middleware import DeadLetter, Retry
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 

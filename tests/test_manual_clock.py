@@ -2,7 +2,7 @@ import anyio
 import pytest
 
 from eventbus.clock import Clock
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 
 def test_is_a_clock(clock: ManualClock) -> None:

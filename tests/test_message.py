@@ -8,7 +8,7 @@ import pytest
 
 from eventbus import Context, EventBus, Message, Receipt
 from eventbus.middleware import CallNext, DeadLetter
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 WORDS = ("topic", "payload", "time", "id", "key", "headers", "matched", "anything")
 

@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from eventbus import Context, EventBus, Topic
 from eventbus.middleware import Retry, Timeout
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 Numbered = tuple[int, int]
 """A publisher, and its how-manieth message this is."""

@@ -22,6 +22,7 @@ from eventbus import (
     Topic,
 )
 from eventbus.middleware import PublishNext
+from tests.gate import Gate
 
 
 class Order(BaseModel):
@@ -37,21 +38,6 @@ class Parcel(BaseModel):
 
 
 ORDER = Topic("orders.created", Order)
-
-
-class Gate:
-    """A handler that begins, and goes on when it is let; it notes what it got."""
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-        self.entered = anyio.Event()
-        self.opened = anyio.Event()
-
-    async def __call__(self, event: object) -> None:
-        """Handle one event."""
-        self.seen.append(event)
-        self.entered.set()
-        await self.opened.wait()
 
 
 async def fill(bus: EventBus, topic: str, gate: Gate, places: int) -> None:

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from eventbus import BusClosed, Context, EventBus, QueueFull, Topic
 from eventbus.queue import Activity, DeliveryQueue, Overflow, Waiter, wait_for_places
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 Queue = DeliveryQueue[int]
 

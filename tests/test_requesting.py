@@ -35,7 +35,7 @@ from eventbus import (
 )
 from eventbus.message import Message, Receipt
 from eventbus.middleware import CallNext, DeadLetter, Filter, PublishNext, Retry, Timeout
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 
 class Question(BaseModel):

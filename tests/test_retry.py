@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eventbus import Context, EventBus, InvalidOption, Topic
 from eventbus.middleware import Retry
 from eventbus.retry import Backoff
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 

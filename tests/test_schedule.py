@@ -26,7 +26,7 @@ from eventbus import (
 )
 from eventbus.middleware import PublishNext
 from eventbus.publishing import PublishOptions
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 Payload: TypeAlias = Mapping[str, int]
 

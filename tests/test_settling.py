@@ -9,7 +9,7 @@ import pytest
 
 from eventbus import Ack, AlreadySettled, Context, EventBus, InvalidOption, Topic
 from eventbus.middleware import CallNext, DeadLetter, Filter, Middleware, Policy, Retry, Timeout
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 AUTO_AND_MANUAL: list[Ack] = ["auto", "manual"]

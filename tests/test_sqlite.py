@@ -27,8 +27,8 @@ from eventbus import (
     UnsupportedByTransport,
 )
 from eventbus.middleware import DeadLetter, Retry
+from eventbus.testing import ManualClock
 from eventbus.transports.sqlite.presence import this_place
-from tests.manual_clock import ManualClock
 
 Opened: TypeAlias = Callable[..., EventBus]
 

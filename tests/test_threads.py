@@ -30,8 +30,8 @@ from eventbus import (
 )
 from eventbus.inbox import INBOX_SIZE
 from eventbus.middleware import DeadLetter, PublishNext, Timeout
+from eventbus.testing import ManualClock
 from eventbus.threads import Threads
-from tests.manual_clock import ManualClock
 
 R = TypeVar("R")
 

@@ -9,7 +9,7 @@ import pytest
 
 from eventbus import Context, EventBus, InvalidOption, Topic
 from eventbus.middleware import CallNext, DeadLetter, Policy, Retry, Throttle, Timeout
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 

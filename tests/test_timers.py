@@ -8,8 +8,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from eventbus.testing import ManualClock
 from eventbus.timers import Timer, Timers
-from tests.manual_clock import ManualClock
 
 
 class Diary:

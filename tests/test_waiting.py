@@ -17,7 +17,7 @@ from eventbus import (
     RequestTimeout,
     Topic,
 )
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 
 class Order(BaseModel):

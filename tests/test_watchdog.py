@@ -23,7 +23,7 @@ from eventbus import (
     dispatch,
 )
 from eventbus.middleware import CallNext, DeadLetter, Retry, Timeout
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 mood: ContextVar[str] = ContextVar("mood")

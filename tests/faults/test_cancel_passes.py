@@ -13,8 +13,8 @@ import pytest
 from eventbus import Context, EventBus, Message, Receipt, dispatch
 from eventbus.middleware import CallNext, DeadLetter, Filter, Log, PublishNext, Retry, Timeout
 from eventbus.subscription import Subscription
+from eventbus.testing import ManualClock
 from tests.faults.stepping import turns
-from tests.manual_clock import ManualClock
 
 Way: TypeAlias = Literal["scope", "native", "timeout"]
 

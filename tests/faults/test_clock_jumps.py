@@ -8,8 +8,8 @@ import pytest
 
 from eventbus import Clock, EventBus
 from eventbus.middleware import Retry, Timeout
+from eventbus.testing import ManualClock
 from tests.faults.scale import full
-from tests.manual_clock import ManualClock
 
 HOUR = 3_600.0
 JUMPS = (HOUR, -HOUR, -1.0)

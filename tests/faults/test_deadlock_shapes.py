@@ -15,9 +15,9 @@ from anyio.lowlevel import checkpoint
 from eventbus import Context, DeadlockError, EventBus, Message, Receipt, Topic, deadlocks
 from eventbus.middleware import PublishNext, Retry
 from eventbus.subscription import Subscription, Worker
+from eventbus.testing import ManualClock
 from tests.faults.scale import full
 from tests.faults.shapes import Node, Shape, generate
-from tests.manual_clock import ManualClock
 
 SHAPES = 200
 SHARES = 10

@@ -25,10 +25,10 @@ from hypothesis.stateful import (
 from eventbus import BusClosed, Context, EventBus, QueueFull
 from eventbus.middleware import DeadLetter, Retry
 from eventbus.subscription import Subscription
+from eventbus.testing import ManualClock
 from tests.faults.model import RETRY_SECONDS, Entry, ModelBus, ModelSubscription, NoRoom, Spec
 from tests.faults.scale import full
 from tests.faults.stepping import turns
-from tests.manual_clock import ManualClock
 
 SPECS = (
     Spec("single", "ac", "fail", size=3, attempts=2),

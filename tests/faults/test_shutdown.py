@@ -15,9 +15,9 @@ from eventbus import BusClosed, BusStats, Context, EventBus
 from eventbus.middleware import DeadLetter, Retry, Timeout
 from eventbus.queue import DeliveryQueue
 from eventbus.subscription import Subscription
+from eventbus.testing import ManualClock
 from tests.faults.scale import full
 from tests.faults.stepping import turns
-from tests.manual_clock import ManualClock
 
 BUDGET = 10.0  # virtual seconds that leaving may take to finish what was accepted
 BEYOND = 6.0  # and what it may take beyond them

@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from eventbus import Context, EventBus, dispatch
 from eventbus.middleware import CallNext, DeadLetter, Retry, Timeout
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 _here: ContextVar[str] = ContextVar("_here", default="unset")
 _later: ContextVar[str] = ContextVar("_later", default="unset")

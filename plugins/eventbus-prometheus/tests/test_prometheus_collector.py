@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from eventbus import BusStats, Context, EventBus, InvalidOption, SubscriptionStats, Topic, plugins
 from eventbus.middleware import CallNext, DeadLetter, Filter, Retry
-from tests.manual_clock import ManualClock
+from eventbus.testing import ManualClock
 
 JOBS = Topic("jobs", int)
 
