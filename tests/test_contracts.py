@@ -3,10 +3,10 @@
 import logging
 from collections import UserDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NotRequired, cast
+from typing import Annotated, Any, NotRequired
 
 import pytest
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 from typing_extensions import TypedDict
 
 from eventbus.contracts import Contracts, RequestTopic, Topic
@@ -19,23 +19,7 @@ from eventbus.errors import (
     UnknownTopic,
 )
 from eventbus.schema import Schema, schema_of
-
-
-class Order(BaseModel):
-    order_id: str
-    total_cents: int
-
-
-class RushOrder(Order):
-    hours: int
-
-
-class OrderView(BaseModel):
-    order_id: str
-
-
-class Shipment(BaseModel):
-    tracking: str
+from tests.models import Broken, Order, OrderView, Plain, RushOrder, Shipment, as_dict, order
 
 
 class Tree(BaseModel):
@@ -49,27 +33,10 @@ class Leaf(BaseModel):
     colour: str
 
 
-class Plain:
-    """What pydantic knows nothing of."""
-
-
-Broken = create_model("Broken", part=(cast("Any", "Undefined"), ...))
-
-
-def order() -> Order:
-    """Give an order."""
-    return Order(order_id="o-1", total_cents=5)
-
-
 def declare(models: dict[str, object]) -> Contracts:
     """Make contracts of a TypedDict written on the spot."""
     typed_dict: Any = TypedDict
     return Contracts(typed_dict("Declared", models))
-
-
-def as_dict() -> dict[str, object]:
-    """Give what `order` has, as a dict."""
-    return {"order_id": "o-1", "total_cents": 5}
 
 
 # --- Topic ----------------------------------------------------------------------------------------
@@ -98,7 +65,7 @@ def test_topic_version_counts_from_one(version: Any) -> None:
 def test_topic_refuses_what_pydantic_cannot_validate() -> None:
     """A model that can never validate is refused where it is stated."""
     with pytest.raises(
-        ContractError, match=r"into tests.test_contracts.Plain: Unable to .*; use a"
+        ContractError, match=r"into tests.models.Plain: Unable to .*; use a"
     ):
         Topic("orders.created", Plain)
 
@@ -169,7 +136,7 @@ def test_invalid_event_says_what_is_wrong() -> None:
         Topic("orders.created", Order).validate({"order_id": "o-1"})
 
     assert str(caught.value) == (
-        "'orders.created' carries tests.test_contracts.Order, but this dict does not validate: "
+        "'orders.created' carries tests.models.Order, but this dict does not validate: "
         "total_cents: "
         "Field required; publish an instance of the model, or a mapping or JSON bytes that validate"
     )
@@ -521,7 +488,7 @@ def test_subscription_that_fits_no_contract_is_refused(
         refuse(shop, [pattern], Shipment, silent=silent)
 
     assert str(caught.value).startswith(
-        "subscription 'billing' takes tests.test_contracts.Shipment"
+        "subscription 'billing' takes tests.models.Shipment"
     )
     assert "Order" in str(caught.value)
 
@@ -534,7 +501,7 @@ def test_subscription_that_fits_some_contracts_is_warned_of(
 
     ((name, level, text),) = caplog.record_tuples
     assert (name, level) == ("eventbus", logging.WARNING)
-    assert "'orders.created' carries tests.test_contracts.Order and 'orders.>' carries" in text
+    assert "'orders.created' carries tests.models.Order and 'orders.>' carries" in text
     assert "orders.rush" not in text
 
 

@@ -1,7 +1,6 @@
 """What fits: which models take every event of a contract, and which relate."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 from inspect import Parameter
@@ -9,53 +8,24 @@ from typing import Annotated, Any, Literal, NewType
 
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, ValidationError, create_model
-from typing_extensions import TypeAliasType, TypedDict
+from typing_extensions import TypeAliasType
 
 from eventbus.fitting import fits
 from eventbus.schema import Schema
+from tests.models import (
+    Card,
+    Cash,
+    Order,
+    OrderView,
+    Payment,
+    Point,
+    Row,
+    RushOrder,
+    Shipment,
+    order,
+)
 
-
-class Order(BaseModel):
-    order_id: str
-    total_cents: int
-
-
-class RushOrder(Order):
-    hours: int
-
-
-class OrderView(BaseModel):
-    order_id: str
-
-
-class Shipment(BaseModel):
-    tracking: str
-
-
-class Card(BaseModel):
-    kind: Literal["card"] = "card"
-
-
-class Cash(BaseModel):
-    kind: Literal["cash"] = "cash"
-
-
-@dataclass
-class Point:
-    x: int
-
-
-class Row(TypedDict):
-    x: int
-
-
-Payment = Annotated[Card | Cash, Field(discriminator="kind")]
 Alias = TypeAliasType("Alias", Order | Card)
-
-
-def order() -> Order:
-    """Give an order."""
-    return Order(order_id="o-1", total_cents=5)
 
 
 class Colour(StrEnum):

@@ -2,70 +2,31 @@
 
 from collections import UserDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from inspect import Parameter
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Optional, Union, cast
+from typing import Annotated, Any, Optional, Union, cast
 from typing import Mapping as TypingMapping  # noqa: UP035 - users still write it
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, create_model
-from typing_extensions import TypedDict
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from eventbus.errors import ContractError
 from eventbus.schema import Schema, schema_of
-
-
-class Order(BaseModel):
-    order_id: str
-    total_cents: int
-
-
-class RushOrder(Order):
-    hours: int
-
-
-class OrderView(BaseModel):
-    order_id: str
-
-
-class Shipment(BaseModel):
-    tracking: str
-
-
-class Card(BaseModel):
-    kind: Literal["card"] = "card"
-
-
-class Cash(BaseModel):
-    kind: Literal["cash"] = "cash"
-
-
-@dataclass
-class Point:
-    x: int
-
-
-class Row(TypedDict):
-    x: int
-
-
-class Plain:
-    """What pydantic knows nothing of."""
-
-
-Payment = Annotated[Card | Cash, Field(discriminator="kind")]
-Broken = create_model("Broken", part=(cast("Any", "Undefined"), ...))
-
-
-def order() -> Order:
-    """Give an order."""
-    return Order(order_id="o-1", total_cents=5)
-
-
-def as_dict() -> dict[str, object]:
-    """Give what `order` has, as a dict."""
-    return {"order_id": "o-1", "total_cents": 5}
+from tests.models import (
+    Broken,
+    Card,
+    Cash,
+    Order,
+    OrderView,
+    Payment,
+    Plain,
+    Point,
+    Row,
+    RushOrder,
+    Shipment,
+    as_dict,
+    order,
+)
 
 
 @pytest.mark.parametrize("payload", [order(), RushOrder(order_id="o-1", total_cents=5, hours=1)])
@@ -259,7 +220,7 @@ def test_schema_is_hashable_whatever_its_model(form: Any) -> None:
 
 def test_schema_shows_its_model() -> None:
     """The name and the repr tell which model it is, module included."""
-    assert Schema(Order).name == "tests.test_schema.Order"
+    assert Schema(Order).name == "tests.models.Order"
     assert repr(Schema(int)) == "Schema(int)"
 
 
