@@ -64,9 +64,7 @@ def test_topic_version_counts_from_one(version: Any) -> None:
 
 def test_topic_refuses_what_pydantic_cannot_validate() -> None:
     """A model that can never validate is refused where it is stated."""
-    with pytest.raises(
-        ContractError, match=r"into tests.models.Plain: Unable to .*; use a"
-    ):
+    with pytest.raises(ContractError, match=r"into tests.models.Plain: Unable to .*; use a"):
         Topic("orders.created", Plain)
 
 
@@ -487,9 +485,7 @@ def test_subscription_that_fits_no_contract_is_refused(
     with pytest.raises(ContractError) as caught:
         refuse(shop, [pattern], Shipment, silent=silent)
 
-    assert str(caught.value).startswith(
-        "subscription 'billing' takes tests.models.Shipment"
-    )
+    assert str(caught.value).startswith("subscription 'billing' takes tests.models.Shipment")
     assert "Order" in str(caught.value)
 
 

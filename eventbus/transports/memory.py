@@ -8,7 +8,6 @@ __all__ = ("MemorySource", "MemoryTransport", "abandon", "show")
 
 import logging
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from anyio import sleep_forever
@@ -50,13 +49,7 @@ class MemorySource:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._transport.close(self._subscription)
 
     @property
@@ -103,13 +96,7 @@ class MemoryTransport:
         self._deadline = None
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End; nothing is open."""
 
     # --- publishing -------------------------------------------------------------------------

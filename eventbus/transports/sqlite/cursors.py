@@ -69,11 +69,7 @@ def establish(
     ).fetchone()
     if row is None:
         cursor = cursor_before(connection, start, is_wanted)
-        number = connection.execute(
-            "INSERT INTO subscription (name, patterns, cursor) VALUES (?, ?, ?)",
-            (name, wanted.decode(), cursor),
-        ).lastrowid
-        return number or 0, cursor
+        return _create(connection, name, wanted, cursor), cursor
     number, stored, cursor = row
     if stored != wanted:
         raise InvalidOption(
@@ -81,13 +77,25 @@ def establish(
             f"{', '.join(sorted(patterns))}: take another name, or `await bus.forget({name!r})` "
             "first"
         )
+    _check_cursor(connection, name, cursor)
+    return number, cursor
+
+
+def _create(connection: sqlite3.Connection, name: str, patterns: bytes, cursor: int) -> int:
+    number = connection.execute(
+        "INSERT INTO subscription (name, patterns, cursor) VALUES (?, ?, ?)",
+        (name, patterns.decode(), cursor),
+    ).lastrowid
+    return number or 0
+
+
+def _check_cursor(connection: sqlite3.Connection, name: str, cursor: int) -> None:
     _, last = first_and_last(connection)
     if cursor > last:
         raise StoreCorrupt(
             f"{name!r} has read up to position {cursor}, but the log ends at {last}: restore the "
             "store from a copy"
         )
-    return number, cursor
 
 
 def forget(connection: sqlite3.Connection, name: str) -> bool:

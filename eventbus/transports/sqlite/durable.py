@@ -12,7 +12,6 @@ import logging
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from eventbus.clock import Clock
@@ -65,13 +64,7 @@ class DurableSource:
         self._scan.go_to(self._cursor)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Give back what was not handed out, without waiting until that is written."""
         held = list(self._held)
         self._writer.submit(

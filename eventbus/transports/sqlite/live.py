@@ -3,7 +3,6 @@
 __all__ = ("LiveSource",)
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from eventbus.message import Delivery, LaterDelivery
@@ -31,13 +30,7 @@ class LiveSource:
         self._scan.go_to(await self._writer.wait(self._begin))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End; nothing is held."""
 
     @property

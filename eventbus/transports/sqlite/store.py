@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Self, TypeAlias
 
 from anyio import CancelScope, move_on_after
@@ -76,13 +75,7 @@ class SqliteTransport:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Write what is left to be written, give back what is not done, and end both threads."""
         with move_on_after(CLOSE_SECONDS, shield=True) as patience:
             for source in self._sources:
