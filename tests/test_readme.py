@@ -129,6 +129,21 @@ def test_all_of_it_is_typed(tmp_path: Path) -> None:
     assert (run.returncode, run.stderr) == (0, ""), run.stdout
 
 
+def anchor(title: str) -> str:
+    """Give the name under which GitHub finds a section."""
+    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+
+
+def test_its_contents_are_those_it_lists() -> None:
+    """Whoever looks for a section finds it in the list above, and by each link to it."""
+    text = README.read_text("utf-8")
+    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    listed = re.findall(r"\[([^]]+)\]\(#", text.partition("\n## ")[0])
+
+    assert listed == titles
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) == {anchor(title) for title in titles}
+
+
 def test_no_block_is_overlooked() -> None:
     """The README shows code in blocks that these tests find, and programs among them."""
     fences = re.findall(r"^```(\w+)$", README.read_text("utf-8"), re.MULTILINE)
