@@ -821,41 +821,37 @@ async def test_what_happened_can_be_read_after_the_end() -> None:
     assert await bus.dead_letters() == []
 
 
+async def assert_refuses(
+    bus: EventBus, topic: Topic[dict[str, int]], error: type[EventBusError], match: str
+) -> None:
+    """Assert that whatever is asked of the bus raises one error."""
+    with pytest.raises(error, match=match):
+        await bus.publish(topic, {"n": 1})
+    with pytest.raises(error, match=match):
+        bus.publish_nowait(topic, {"n": 1})
+    with pytest.raises(error, match=match):
+        await bus.publish_many(topic, [{"n": 1}])
+    with pytest.raises(error, match=match):
+        await bus.redrive()
+    with pytest.raises(error, match=match):
+        async with bus.subscribe(topic):
+            pass
+
+
 async def test_a_closed_bus_refuses() -> None:
     """Publishing and redriving after the end say that it is over."""
     topic = Topic("numbers", dict[str, int])
     async with EventBus(name="shop") as bus:
         await bus.publish(topic, {"n": 1})
 
-    with pytest.raises(BusClosed, match="'shop'"):
-        await bus.publish(topic, {"n": 1})
-    with pytest.raises(BusClosed):
-        bus.publish_nowait(topic, {"n": 1})
-    with pytest.raises(BusClosed):
-        await bus.publish_many(topic, [{"n": 1}])
-    with pytest.raises(BusClosed):
-        await bus.redrive()
-    with pytest.raises(BusClosed):
-        async with bus.subscribe(topic):
-            pass
+    await assert_refuses(bus, topic, BusClosed, "'shop'")
 
 
 async def test_a_bus_that_has_not_begun_refuses() -> None:
     """Publishing before the start names the way to start."""
     topic = Topic("numbers", dict[str, int])
-    bus = EventBus(name="shop")
 
-    with pytest.raises(NotStarted, match="async with bus"):
-        await bus.publish(topic, {"n": 1})
-    with pytest.raises(NotStarted):
-        bus.publish_nowait(topic, {"n": 1})
-    with pytest.raises(NotStarted):
-        await bus.publish_many(topic, [{"n": 1}])
-    with pytest.raises(NotStarted):
-        await bus.redrive()
-    with pytest.raises(NotStarted):
-        async with bus.subscribe(topic):
-            pass
+    await assert_refuses(EventBus(name="shop"), topic, NotStarted, "async with bus")
 
 
 async def test_a_bus_that_is_over_is_freed() -> None:
