@@ -5,7 +5,7 @@ could carry it. One that the topic declares in `raises=` is made anew where the 
 JSON can carry of it.
 """
 
-__all__ = ("Answer", "Failure", "Kind", "answer_of", "failure_of", "rebuilt")
+__all__ = ("Answer", "Failure", "Kind", "WrittenReply", "answer_of", "failure_of", "rebuilt")
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from eventbus.codec import JsonCodec
 from eventbus.errors import (
     ContractError,
     InvalidEvent,
@@ -23,6 +24,14 @@ from eventbus.errors import (
     RemoteError,
 )
 from eventbus.schema import Schema, flaws_of, schema_of
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenReply:
+    """A reply as JSON, and what is read from that where no model says more."""
+
+    data: bytes
+    read: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +74,28 @@ class Answer:
                 f"{flaws_of(error)}; return an instance of that model, from middleware too"
             ) from None  # pydantic's own text shows the values, and no log is the place for them
 
+    def write(self, responder: str, reply: object, codec: JsonCodec) -> WrittenReply:
+        """Make what a handler returned the JSON of a reply of the model.
+
+        Raises:
+            InvalidEvent: The model refuses it, or it cannot be JSON.
+        """
+        return WrittenReply(*codec.encode(responder, self.check(responder, reply), self.schema))
+
     def accept(self, topic: str, reply: object) -> object:
         """Make a reply what the caller asked for.
 
         Raises:
             ContractError: It is another model's.
         """
+        sent = reply
+        if isinstance(reply, WrittenReply):
+            sent, reply = reply.data, reply.read
         if self.schema is None or reply.__class__ is self.exact:
             return reply
         self.complete()
         try:
-            return self.schema.validate(reply)
+            return self.schema.validate(sent)
         except ValidationError as error:
             raise ContractError(
                 f"{topic!r} was asked for a reply of {self.schema.name}, but answers with "

@@ -45,7 +45,7 @@ class JsonCodec:
         except Exception as error:  # a model's own serializers may raise anything
             raise InvalidEvent(
                 f"this {type(payload).__name__} for {topic!r} cannot be JSON: {flaws_of(error)}; "
-                "publish what JSON can hold, or a model that says how it is written"
+                "give what JSON can hold, or a model that says how it is written"
             ) from error
 
     def _write(self, payload: object, contract: Schema[Any] | None) -> bytes:

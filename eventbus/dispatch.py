@@ -41,7 +41,7 @@ from eventbus.errors import HandlerTimeout, InvalidHandler
 from eventbus.message import Delivery, Entry, LaterDelivery, delivery_of
 from eventbus.middleware.chain import CallNext, compose, layers_of
 from eventbus.queue import DeliveryQueue
-from eventbus.responding import answering, tell_caller
+from eventbus.responding import answering, comes_too_late, tell_caller
 from eventbus.retry import Backoff
 from eventbus.settling import (
     ACKED,
@@ -243,7 +243,7 @@ async def settle(worker: Worker, entry: Entry, error: BaseException) -> None:
     for tell in subscription.failure_listeners:
         tell(entry)
     delay = delay_of_next(subscription, delivery, error)
-    if delay is None:
+    if delay is None or comes_too_late(subscription, delivery.message, delay):
         await give_up(subscription, delivery, error)
         _leave_lane(worker)
         return

@@ -258,6 +258,8 @@ class Feed:
 class FedExchange:
     """Feeds the subscriptions of a bus from a transport that keeps messages itself."""
 
+    codec = None  # it carries no replies yet
+
     def __init__(self, transport: Transport[Subscription], clock: Clock, timers: Timers) -> None:
         self.clock = clock
         self.transport = transport

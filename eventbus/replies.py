@@ -24,6 +24,7 @@ from anyio import CancelScope, get_current_task
 from eventbus._loop import WakeUp
 from eventbus.answers import Failure
 from eventbus.clock import Clock, uuid7_text
+from eventbus.codec import JsonCodec
 from eventbus.deadlocks import Server, begin_wait, end_wait
 from eventbus.errors import EventBusError, QueueFull
 from eventbus.message import ReplyTo
@@ -126,11 +127,13 @@ class AwaitedReply:
 class Replies:
     """Brings the replies of a bus to who waits for them.
 
-    `late` counts those that found nobody waiting any more.
+    `late` counts those that found nobody waiting any more, `codec` writes them where they would
+    travel.
     """
 
-    def __init__(self, clock: Clock, timers: Timers) -> None:
+    def __init__(self, clock: Clock, timers: Timers, codec: JsonCodec | None) -> None:
         self.late = 0
+        self.codec = codec
         self._clock = clock
         self._timers = timers
         self._waiting: dict[int, Asking] = {}

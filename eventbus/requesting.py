@@ -79,7 +79,7 @@ class Requesting(Publishing):
             transport, contracts, clock, middleware, timers=timers, schedule_size=schedule_size
         )
         self._timers = timers
-        self.replies = Replies(clock, timers)
+        self.replies = Replies(clock, timers, transport.codec)
         self._ask_through = compose_publish(self._layers, self._accept_request)
         self._agreed: dict[object, tuple[str, Answer]] = {}
         self._answers: BoundedCache[object, Answer] = BoundedCache(REPLY_MODELS_KEPT)

@@ -4,10 +4,11 @@ The reply goes out when the attempt has succeeded: after what the handler publis
 context, as the acknowledgement of any other delivery.
 """
 
-__all__ = ("answering", "refuse_request", "tell_caller")
+__all__ = ("answering", "comes_too_late", "refuse_request", "tell_caller")
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from eventbus.answers import Answer, Failure, Kind, failure_of
@@ -27,7 +28,10 @@ def answering(
 
     `where=` is asked here and not by the worker, so that the caller hears of a no.
     """
-    where, replies, exact = subscription.options.where, subscription.host.replies, answer.exact
+    where, replies = subscription.options.where, subscription.host.replies
+    exact, check = answer.exact, answer.check
+    if replies.codec is not None:
+        exact, check = None, partial(answer.write, codec=replies.codec)
 
     async def respond(context: Context[Any]) -> None:
         if where is not None and not where(context.event):
@@ -44,12 +48,21 @@ def answering(
             _decline(subscription, context.message)
             return
         if reply.__class__ is not exact:
-            reply = answer.check(subscription.name, reply)
+            reply = check(subscription.name, reply)
         if context.asked is not None:
             await carry_out(subscription, context.asked)
         replies.answer(traits.reply_to, reply)
 
     return respond
+
+
+def comes_too_late(subscription: Subscription, message: Message, delay: float) -> bool:
+    """Tell whether an attempt after so many seconds could not answer who asked any more."""
+    traits = message.head[2]
+    if subscription.options.answer is None or traits is None or traits.reply_to is None:
+        return False
+    due = subscription.host.clock.now() + delay
+    return traits.expires_at is not None and due >= traits.expires_at
 
 
 def tell_caller(

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from eventbus.clock import Clock
+from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
 from eventbus.message import Message, Receipt
 from eventbus.schema import Schema
@@ -21,6 +22,11 @@ class Exchange(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What the transport can do."""
+        ...
+
+    @property
+    def codec(self) -> JsonCodec | None:
+        """What replies are written with; None where they reach the caller as they are."""
         ...
 
     async def __aenter__(self) -> Self: ...

@@ -84,7 +84,7 @@ class MemoryTransport:
 
     def __init__(self, clock: Clock, timers: Timers, codec: JsonCodec | None = None) -> None:
         self.clock = clock
-        self._codec = codec
+        self.codec = codec
         self._timers = timers
         self._tree: TopicTree[Subscription] = TopicTree()
         self._subscriptions: dict[str, Subscription] = {}
@@ -104,8 +104,8 @@ class MemoryTransport:
     def route(self, topic: str, contract: Schema[Any] | None) -> Route:
         """Work out where messages of a topic go; good until a subscription is opened or closed."""
         matching = self._tree.match(topic)
-        if self._codec is not None:
-            return CodedRoute(topic, contract, matching, self._refuse, self._codec)
+        if self.codec is not None:
+            return CodedRoute(topic, contract, matching, self._refuse, self.codec)
         return Route(topic, contract, matching, self._refuse)
 
     def keep_time_by(self, clock: Clock) -> None:
@@ -120,8 +120,8 @@ class MemoryTransport:
         """
         if contract is not None:
             contract.check(topic, payload)
-        if self._codec is not None:
-            self._codec.encode(topic, payload, contract)
+        if self.codec is not None:
+            self.codec.encode(topic, payload, contract)
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Put messages into the queues they match, waiting where those are full."""
