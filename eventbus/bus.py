@@ -164,6 +164,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
     def register(self, registration: Registration) -> None:
         """Add a handler with all that was said about it; `on` and `include` end here."""
+        self.require_here()
         self._registry.register(registration)
         if innermost(registration.middleware, Correlate) is not None:
             self.correlate()
@@ -181,7 +182,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             InvalidHandler: The object has no marked methods.
             InvalidOption: `name=` was given for a router.
             InvalidPattern, ContractError, UnknownTopic, DuplicateSubscription: As `on`.
+            EventBusError: As `require_here`.
         """
+        self.require_here()
         if isinstance(router_or_object, Router):
             if name is not None:
                 raise InvalidOption(f"name={name!r}: a router's handlers name themselves")
@@ -198,8 +201,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
         Raises:
             InvalidOption: Nothing of that name, or no such handler, is subscribed.
+            EventBusError: As `require_here`.
         """
-        self._refuse_copies()
+        self.require_here()
         ending: list[Subscription] = []
         for subscription, member in self._registry.find(handler_or_name):
             if len(subscription.members) > 1 and handler_or_name != subscription.name:
@@ -281,9 +285,10 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
         Raises:
             DeadlockError: Called by a handler of this bus, which would wait for itself.
+            EventBusError: As `require_here`.
         """
         self._refuse_handlers("join")
-        self._refuse_copies()
+        self.require_here()
         await self._wait_idle()
 
     async def drain(self) -> None:
@@ -296,9 +301,10 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         Raises:
             DeadlockError: Called by a handler of this bus, which would wait for itself.
             NotStarted: The bus is not running.
+            EventBusError: As `require_here`.
         """
         self._refuse_handlers("drain")
-        self._refuse_copies()
+        self.require_here()
         if self._phase is Phase.NEW:
             raise NotStarted("drain() ends a running bus: begin with `async with bus:`")
         if not self._is_live:
@@ -680,5 +686,6 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         if self._is_live and not self._runtime.is_in_its_thread():
             raise EventBusError(
                 f"{self!r} runs in another thread, and is not safe to use from this one: publish "
-                "with publish_from_thread or, in a handler, context.publish_nowait"
+                "with publish_from_thread or, in a handler, context.publish_nowait; for all else "
+                "take anyio.from_thread.run"
             )

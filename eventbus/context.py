@@ -178,9 +178,12 @@ class Context(Generic[M_co]):
         """Publish when this handler has succeeded; dropped if it fails.
 
         Checked now, sent after the handler returned and before the delivery is settled, waiting for
-        room as `bus.publish` does; an error there fails the attempt. The message carries this one's
-        id as `causation_id`, and its conversation as `correlation_id`. The receipt's `matched` is
-        None.
+        room as `bus.publish` does; an error there fails the attempt. Nothing of what a handler
+        published goes out if it is known that one of it will be refused; a wait that ends with a
+        `DeadlockError`, and publish middleware, can still refuse one when others have gone out.
+
+        The message carries this one's id as `causation_id`, and its conversation as
+        `correlation_id`. The receipt's `matched` is None.
 
         Raises:
             InvalidTopic, InvalidEvent, InvalidOption, UnknownTopic: As `bus.publish`.

@@ -220,9 +220,9 @@ async def carry_out(subscription: Subscription, asked: Asked) -> None:
     """
     if isinstance(asked.verdict, Failing):
         raise asked.verdict
-    while asked.messages:
-        await subscription.host.send(asked.messages[0])
-        asked.messages.pop(0)
+    if asked.messages:
+        await subscription.host.send_all(asked.messages)
+        asked.messages = []
     if asked.if_done is not None:
         asked.if_done()
 

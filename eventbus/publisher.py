@@ -45,7 +45,7 @@ from eventbus.timers import Timers
 from eventbus.topics import check_topic, is_reserved
 from eventbus.transports.exchange import Exchange
 from eventbus.transports.probed import ProbedRoute
-from eventbus.transports.route import Route
+from eventbus.transports.route import Route, require_room
 
 M = TypeVar("M")
 
@@ -246,6 +246,7 @@ class Publishing:
         # To give way for each batch of 100 would be 0.12 F for each message.
         await (checkpoint_if_cancelled() if self._turns > 0 else self._give_way())
         route = self._recent_route(topic) or await self._find_route(topic)
+        self.require_here()
         _refuse_no_list(events)
         head, seconds = route.head, self._now()
         messages: list[Message] = []
@@ -285,9 +286,23 @@ class Publishing:
         self._check(name, event)
         return write_message((name, None, traits), now, event)
 
-    async def send(self, message: Message) -> None:
-        """Send what a handler published, through the publish middleware."""
-        _require(await self._send(message), message.head[2])
+    async def send_all(self, messages: Sequence[Message]) -> None:
+        """Send what a handler published: none of it where it is known that some will be refused.
+
+        What publish middleware refuses is not known, nor what a wait for room comes to.
+        """
+        ways = [(await self._way_of(message), message) for message in messages]
+        if len(ways) > 1:
+            self._require_acceptance(ways)
+        if len(ways) == 1 or self._layers:
+            for message in messages:
+                _require(await self._send(message), message.head[2])
+        elif self._feeds:
+            await self._feed_together(ways)
+        else:
+            await self._store(messages)
+            for route, _ in ways:
+                self._count(route, 1)
 
     @property
     def accepted(self) -> int:
@@ -383,29 +398,64 @@ class Publishing:
         if (later := later_of(message)) is not None:
             self.require_open()
             return self._keep_for_later(message, later)
-        topic = message.topic
-        route = self._recent_route(topic) or await self._find_route(topic)
+        route = await self._way_of(message)
         _tell_expiry(route, message)
         await wait_for_places(route.feed(message))
         note_matched(message, route.matched)
         self._count(route, 1)
         return message
 
+    def _require_acceptance(self, ways: Sequence[tuple[Route, Message]]) -> None:
+        """Raise what one of several messages would be refused with, before any goes out."""
+        for route, message in ways:
+            self._require_acceptable(route, message)
+        now = [way for way in ways if later_of(way[1]) is None]
+        require_room(now)
+        self._schedule.require_room(len(ways) - len(now))
+
+    async def _feed_together(self, ways: Sequence[tuple[Route, Message]]) -> None:
+        """Put messages of several topics into the queues at one moment; then wait for the rest."""
+        fed = [(route, self._feed_or_keep(route, message)) for route, message in ways]
+        try:
+            await wait_for_places([waiter for _, waiters in fed for waiter in waiters])
+        except BaseException:
+            fed = [(route, waiters) for route, waiters in fed if all(w.is_taken for w in waiters)]
+            raise
+        finally:
+            for route, _ in fed:
+                self._count(route, 1)
+
+    def _feed_or_keep(self, route: Route, message: Message) -> Sequence[Waiter[Entry]]:
+        if (later := later_of(message)) is not None:
+            self._schedule.add(message, later)
+            return ()
+        _tell_expiry(route, message)
+        note_matched(message, route.matched)
+        return route.feed(message)
+
+    async def _way_of(self, message: Message) -> Route:
+        return self._recent_route(message.topic) or await self._find_route(message.topic)
+
     async def _hand_over(self, message: Message) -> Receipt:
         """Give a message to a transport that keeps it, and feeds no queue itself."""
-        traits = message.head[2]
-        if traits is not None and traits.scheduled is not None:
-            raise UnsupportedByTransport(
-                f"a publish to {message.topic!r} with delay= or at=: this transport keeps nothing "
-                "for later; publish it when it is due"
-            )
-        route = self._recent_route(message.topic) or await self._find_route(message.topic)
-        route.check(message.payload)
-        if traits is not None and traits.is_required and not route.matched:
-            raise _nobody(message.topic)
+        route = await self._way_of(message)
+        self._require_acceptable(route, message)
         (receipt,) = await self._store([message])
         self._count(route, 1)
         return receipt
+
+    def _require_acceptable(self, route: Route, message: Message) -> None:
+        """Raise what makes a message refused, whatever room there is."""
+        traits = message.head[2]
+        if traits is not None and traits.scheduled is not None:
+            if not self._feeds:
+                raise UnsupportedByTransport(
+                    f"a publish to {message.topic!r} with delay= or at=: this transport keeps "
+                    "nothing for later; publish it when it is due"
+                )
+        elif traits is not None and traits.is_required and not route.matched:
+            raise _nobody(message.topic)
+        route.check(message.payload)
 
     async def _store(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         receipts = await self._transport.publish(messages)

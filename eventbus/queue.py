@@ -15,6 +15,10 @@ Waking
     A parked worker is woken for an entry, never handed one: what is not taken stays queued, so a
     worker cancelled after its wake-up loses nothing.
 
+Threads
+    It belongs to the thread that made it. On the short way nobody looks; who has to wake or to wait
+    for somebody is refused in another one, where that would not work.
+
 Closing
     A closed queue takes nothing more; what is in it can still be taken.
 """
@@ -31,6 +35,7 @@ __all__ = (
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from anyio import Event, TaskInfo, get_current_task
@@ -223,7 +228,8 @@ class DeliveryQueue(Generic[T]):
 
     `workers` is how many takers may be started, one at a time, by `start_worker`, when an entry
     comes and none is idle; `blockers` names those of them of whom one has to go on before a place
-    comes free. `items`, `limit` and `waiters` are public for the hot path alone.
+    comes free; `refuse_thread` raises what another thread is told. `items`, `limit` and `waiters`
+    are public for the hot path alone.
     """
 
     __slots__ = (
@@ -234,9 +240,11 @@ class DeliveryQueue(Generic[T]):
         "_new_wake_up",
         "_now_idle",
         "_on_dropped",
+        "_refuse_thread",
         "_spare",
         "_start_worker",
         "_started",
+        "_thread",
         "blockers",
         "dropped",
         "held",
@@ -261,7 +269,10 @@ class DeliveryQueue(Generic[T]):
         new_wake_up: Callable[[], WakeUp] = Event,
         on_dropped: Callable[[T], None] = lambda _: None,
         blockers: Callable[[], Sequence[Server]] = lambda: (),
+        refuse_thread: Callable[[], None] = lambda: None,
     ) -> None:
+        self._thread = get_ident()
+        self._refuse_thread = refuse_thread
         self.items: deque[T] = deque()
         self.waiters: deque[Waiter[T]] | tuple[()] = ()  # a deque is 0.7 kB: made when needed
         self.size = size
@@ -306,7 +317,12 @@ class DeliveryQueue(Generic[T]):
         """Take an entry the short way could not; where that needs waiting, give what to wait for.
 
         A `fail` queue must have been asked for room first: here it drops, as nobody could be told.
+
+        Raises:
+            EventBusError: This is another thread than the bus's.
         """
+        if get_ident() != self._thread:
+            self._refuse_thread()
         if self.waiters or self.is_closed or self._latest is not None:
             return self._offer_behind(entry)
         if len(self.items) + self.held >= self.size:

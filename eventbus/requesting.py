@@ -309,6 +309,7 @@ class Requesting(Publishing):
             raise UnsupportedByTransport(
                 f"a request to {name!r}: this transport carries none; ask on a bus in memory"
             )
+        self.require_here()
         now = self._now()
         seconds = _seconds_left(name, timeout, now)
         asking = Asking(self._runtime.new_wake_up(), min(most, route.responders))

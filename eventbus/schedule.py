@@ -116,15 +116,15 @@ class Schedule:
         else:
             self._timers.set_later(later.seconds, later)
 
-    def require_room(self) -> None:
-        """Raise unless one more message can be kept.
+    def require_room(self, messages: int = 1) -> None:
+        """Raise unless so many more messages can be kept.
 
         Raises:
-            QueueFull: So many are kept already.
+            QueueFull: Too many are kept already.
         """
-        if self._kept >= self._size:
+        if messages and self._kept + messages > self._size:
             raise QueueFull(
-                f"{self._size} messages are scheduled already: publish this one when some have "
+                f"{self._kept} messages are scheduled already: publish this one when some have "
                 "gone out, or give the bus a larger schedule_size"
             )
 

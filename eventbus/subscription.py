@@ -160,14 +160,18 @@ class Host(Protocol):
         """Whether the bus is being stopped at once."""
         ...
 
+    def require_here(self) -> None:
+        """Raise in another thread, and in another process, than that of a running bus."""
+        ...
+
     def prepare(
         self, topic: Topic[Any] | str, event: object, options: PublishOptions, cause: Message
     ) -> Message:
         """Check what a handler publishes, and write its message."""
         ...
 
-    async def send(self, message: Message) -> None:
-        """Send what a handler published."""
+    async def send_all(self, messages: Sequence[Message]) -> None:
+        """Send what a handler published; nothing, where it is known that some is refused."""
         ...
 
 
@@ -448,6 +452,7 @@ class Subscription:
                 new_wake_up=self.host.runtime.new_wake_up,
                 on_dropped=self._leave_lane_of,
                 blockers=self._blockers,
+                refuse_thread=self.host.require_here,
             )
             self.lanes = Lanes(self.queue)
             self.gates = self._new_gates()

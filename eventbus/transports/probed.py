@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eventbus.message import Entry, Message
 from eventbus.probe import Probe
-from eventbus.queue import Waiter
+from eventbus.queue import DeliveryQueue, Waiter
 from eventbus.transports.route import Route
 
 
@@ -40,6 +40,11 @@ class ProbedRoute(Route):
         for message in messages:
             self._tell(message)
         return waiters
+
+    @property
+    def refusing(self) -> Sequence[DeliveryQueue[Entry]]:
+        """The queues that refuse what they have no room for."""
+        return self._route.refusing
 
     def expect_expiry(self) -> None:
         """Hand on that a message may expire."""

@@ -5,7 +5,7 @@ once per model however many listen; and the contract of the topic, so that a pub
 once.
 """
 
-__all__ = ("Group", "Refuse", "Route")
+__all__ = ("Group", "Refuse", "Route", "require_room")
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
@@ -130,6 +130,14 @@ class Route:
             for waiter in queue.enter_all(entries)
         ]
 
+    @property
+    def refusing(self) -> Sequence[DeliveryQueue[Entry]]:
+        """The queues that refuse what they have no room for."""
+        if not self.is_refusing:
+            return ()
+        queues = (queue for group in self._groups for queue in group.queues)
+        return [queue for queue in queues if queue.overflow == "fail"]
+
     def expect_expiry(self) -> None:
         """Tell the subscriptions that a message comes which may expire in their queues."""
         self.is_expiring = True
@@ -148,7 +156,7 @@ class Route:
         for queues, entries in parsed:
             for queue in queues:
                 if queue.overflow == "fail" or not (may_wait or queue.overflow in DROPPING):
-                    self._require_room(queue, entries)
+                    self.require_room(queue, entries)
         return [
             waiter
             for queues, entries in parsed
@@ -172,7 +180,12 @@ class Route:
             if group.schema is not None and (self.contract is None or group.is_checked):
                 self.ways[kind] = group.schema.validate_dict, group.queues
 
-    def _require_room(self, queue: DeliveryQueue[Entry], entries: Sequence[Entry]) -> None:
+    def require_room(self, queue: DeliveryQueue[Entry], entries: Sequence[Entry]) -> None:
+        """Raise unless a queue takes all of these without waiting, refusing or dropping.
+
+        Raises:
+            QueueFull: It does not.
+        """
         if not queue.has_room_for(entries):
             raise QueueFull(
                 f"no room for {len(entries)} on {self.topic!r}: {queue.depth} of {queue.size} "
@@ -238,6 +251,19 @@ class Group:
         if all(map(self.takes_as_is, kinds)):
             return messages
         return [entry for entry in map(self.parse, messages) if entry is not None]
+
+
+def require_room(ways: Iterable[tuple[Route, Message]]) -> None:
+    """Raise unless every queue that refuses has room for all of several topics' messages.
+
+    Raises:
+        QueueFull: One has not.
+    """
+    wanted: dict[DeliveryQueue[Entry], list[Message]] = {}
+    for route, message in ways:
+        for queue in route.refusing:
+            wanted.setdefault(queue, []).append(message)
+            route.require_room(queue, wanted[queue])
 
 
 def _by_schema(subscriptions: Iterable[Subscription]) -> Iterable[list[Subscription]]:
