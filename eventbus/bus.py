@@ -21,7 +21,8 @@ from inspect import Parameter
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
-from anyio import CancelScope, create_task_group, open_signal_receiver
+from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group, open_signal_receiver
+from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeForm, TypeVar, Unpack
 
@@ -58,6 +59,7 @@ from eventbus.runtime import Runtime, is_handler_of
 from eventbus.stats import BusStats, read_bus
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
+from eventbus.wording import counted
 
 C = TypeVar("C", default=Any)
 M = TypeVar("M")
@@ -335,10 +337,11 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
                 subscription.queue.close()
         self.replies.end_all(but=self._is_of_handler)
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Run until a signal: the first SIGINT or SIGTERM drains, the second stops.
 
-        Starts the bus unless it runs already.
+        Starts the bus unless it runs already. As a task beside others it is begun by
+        `await tasks.start(bus.run)`, which returns when the bus runs.
 
         Raises:
             SystemExit: With code 1, after a second signal. After the first it returns, so that a
@@ -348,7 +351,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             if self._phase is not Phase.RUNNING:
                 await stack.enter_async_context(self)
             with open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()
                 await anext(signals)
+                self._tell_of_draining()
                 is_second = False
                 async with create_task_group() as ending:
                     ending.start_soon(self._drain_and_cancel, ending.cancel_scope)
@@ -357,6 +362,15 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
                     ending.cancel_scope.cancel()
                 if is_second:
                     raise SystemExit(1)
+
+    def _tell_of_draining(self) -> None:
+        each = self.stats().subscriptions.values()
+        logger.info(
+            "%r drains %s, for at most %g s; a second signal stops at once",
+            self,
+            counted(sum(one.queue_depth + one.in_flight for one in each), "delivery", "deliveries"),
+            self._drain_seconds,
+        )
 
     async def _drain_and_cancel(self, scope: CancelScope) -> None:
         await self.drain()
@@ -672,7 +686,10 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         if self._phase is Phase.RUNNING:
             return
         if self._phase is Phase.NEW:
-            raise NotStarted(f"{self!r} is not running: use it inside `async with bus:`")
+            raise NotStarted(
+                f"{self!r} is not running: use it inside `async with bus:`, or beside "
+                "`await tasks.start(bus.run)`"
+            )
         if self._phase is not Phase.DRAINING or not is_handler_of(self):
             raise BusClosed(f"{self!r} takes nothing new: publish before it drains or closes")
 

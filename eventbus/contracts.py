@@ -32,6 +32,7 @@ from eventbus.errors import ContractError, InvalidOption, InvalidTopic, UnknownT
 from eventbus.fitting import fits, holds
 from eventbus.schema import Schema, is_raw, is_same_model, schema_of
 from eventbus.topics import (
+    advice_on,
     check_pattern,
     check_topic,
     covers,
@@ -308,7 +309,7 @@ class Contracts:
         known = [*self._literal, *(one.pattern for one in self._wild)]
         near = get_close_matches(name, known, n=1)
         advice = f"did you mean {near[0]!r}?" if near else "add it to the contracts of the bus"
-        return UnknownTopic(f"no contract names {name!r}; {advice}")
+        return UnknownTopic(f"no contract names {name!r}; {advice_on(name) or advice}")
 
 
 def _contract(pattern: str, model: object) -> _Contract:

@@ -11,6 +11,7 @@ __all__ = (
     "patterns_of",
 )
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -30,11 +31,13 @@ from eventbus.middleware.chain import Middleware, Policy, check_middleware
 from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
 from eventbus.settling import Ack
-from eventbus.topics import check_pattern
+from eventbus.topics import advice_on, check_pattern
 from eventbus.transports.base import Start
 
 M = TypeVar("M")
 Said = TypeVar("Said", bound=Mapping[str, object])
+
+logger = logging.getLogger("eventbus")
 
 Invalid: TypeAlias = Literal["dead_letter", "skip"]
 
@@ -213,7 +216,11 @@ def patterns_of(given: Sequence[object]) -> tuple[tuple[str, ...], tuple[Topic[A
         raise InvalidPattern(f"{given!r} mixes Topics and strings: register the handler twice")
     if topics:
         return tuple(topic.name for topic in topics), topics
-    return tuple(dict.fromkeys(check_pattern(cast("str", one)) for one in given)), ()
+    texts = tuple(dict.fromkeys(check_pattern(cast("str", one)) for one in given))
+    for text in texts:
+        if advice := advice_on(text):
+            logger.warning("in the pattern %r %s", text, advice)
+    return texts, ()
 
 
 def model_of(topics: Sequence[Topic[Any]], model: object) -> object:

@@ -5,7 +5,7 @@ __all__ = ("Runtime", "is_handler_of")
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from threading import get_ident
-from typing import Any
+from typing import Any, cast
 
 from anyio import create_task_group
 
@@ -64,11 +64,14 @@ class Runtime:
 
         Raises:
             ExceptionGroup: The machinery failed; errors of handlers never come here.
+            SystemExit, KeyboardInterrupt: One came from a handler, and nothing else.
         """
         self._task_group.cancel_scope.cancel()
         try:
             # No error is handed over: that of the bus's block is to leave it as it is, in no group.
             await self._task_group.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            raise _exit_in(group) or group from None
         finally:
             self.threads.close()
 
@@ -96,3 +99,12 @@ class Runtime:
     def unwatch(self, worker: Worker) -> None:
         """Look after a worker no more."""
         self._watchdog.unwatch(worker)
+
+
+def _exit_in(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Find what ends the program, if that is all there is: in a group it would not be heard."""
+    exits, others = group.split((SystemExit, KeyboardInterrupt))
+    error: BaseException | None = exits if others is None else None
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

@@ -19,6 +19,7 @@ Matching is linear in the number of tokens. Nothing here waits, and nothing is c
 
 __all__ = (
     "TopicTree",
+    "advice_on",
     "captures",
     "check_pattern",
     "check_topic",
@@ -96,6 +97,18 @@ def check_pattern(text: str) -> str:
     if flaw is not None:
         raise InvalidPattern(f"{_SHORTENED.repr(text)} is not a pattern: {flaw}.")
     return text
+
+
+def advice_on(pattern: str) -> str | None:
+    """Say what was probably meant by a token that looks like a wildcard and is ordinary text."""
+    for token in pattern.split("."):
+        is_special = token in (_ONE, _REST) or _is_braced(token)
+        if not is_special and (_ONE in token or _REST in token or ("{" in token and "}" in token)):
+            return (
+                f"{token!r} is an ordinary token: '*', '>' and '{{name}}' are special as whole "
+                "tokens alone, as in 'orders.*'; choose by where= within one"
+            )
+    return None
 
 
 def is_reserved(topic_or_pattern: str) -> bool:

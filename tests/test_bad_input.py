@@ -649,10 +649,9 @@ async def test_what_ends_a_program_ends_it_from_a_handler(error: type[BaseExcept
     async def handler(event: object) -> None:
         raise error
 
-    with pytest.raises(BaseExceptionGroup) as caught:
+    with pytest.raises(error):
         await fates(bus, {})
 
-    assert caught.group_contains(error)
     assert bus.stats().dead_lettered == 0
 
 

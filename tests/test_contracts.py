@@ -326,6 +326,14 @@ def test_unknown_topic_in_a_closed_world() -> None:
     )
 
 
+def test_unknown_topic_that_was_meant_as_a_pattern(shop: Contracts) -> None:
+    """A wildcard within a token is none, and the error says so."""
+    with pytest.raises(
+        UnknownTopic, match=r"no contract names 'ord\*'; 'ord\*' is an ordinary tok"
+    ):
+        shop.admit("ord*")
+
+
 def test_unknown_topic_like_no_other(shop: Contracts) -> None:
     """Where nothing is near, the next step is to declare it."""
     with pytest.raises(UnknownTopic, match=r"no contract names 'zzz'; add it to the contracts"):

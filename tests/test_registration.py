@@ -45,6 +45,45 @@ def of_text(*patterns: str, model: object = Order, **options: Any) -> Registrati
     return begun.of(take_order)
 
 
+# --- Patterns -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "token"),
+    [("ord*", "ord*"), ("orders.pl*ced", "pl*ced"), ("a>.b", "a>"), ("orders.o-{id}", "o-{id}")],
+)
+def test_a_wildcard_within_a_token_is_warned_of(
+    pattern: str, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is text there, which is seldom meant: one line says so, and names the right form."""
+    EventBus().on(pattern, model=Order)(take_order)
+
+    (line,) = caplog.messages
+    assert f"in the pattern '{pattern}' '{token}' is an ordinary token" in line
+    assert "as in 'orders.*'" in line
+
+
+@pytest.mark.parametrize("pattern", ["orders.*", "orders.>", "{region}.placed", "c++", "a{b"])
+def test_ordinary_patterns_go_without_a_word(
+    pattern: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whole tokens are wildcards, and other characters are nobody's concern."""
+    EventBus().on(pattern, model=Order)(take_order)
+
+    assert caplog.messages == []
+
+
+async def test_who_waits_or_reads_is_warned_too(caplog: pytest.LogCaptureFixture) -> None:
+    """`wait_for` and `subscribe` take patterns as `on` does."""
+    async with EventBus() as bus:
+        with pytest.raises(TimeoutError):
+            await bus.wait_for("ord*", timeout=0)
+        async with bus.subscribe("ord*"):
+            pass
+
+    assert [line.count("'ord*'") for line in caplog.messages] == [2, 2]
+
+
 # --- The handler comes back -----------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """`bus.run()`: a program that serves until a signal, tried as a program of its own."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
-from eventbus import BusClosed, EventBus
+from eventbus import BusClosed, EventBus, NotStarted
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 
@@ -50,6 +52,30 @@ async def start_by_run() -> None:
 
 anyio.run(globals()[sys.argv[1]], backend=sys.argv[2])
 print("ended", flush=True)
+"""
+
+
+EXIT_PROGRAM = """
+import sys
+import anyio
+from eventbus import EventBus
+
+bus = EventBus()
+
+@bus.on("async")
+async def end(event: dict[str, int]) -> None:
+    sys.exit(7)
+
+@bus.on("thread")
+def end_in_thread(event: dict[str, int]) -> None:
+    sys.exit(7)
+
+async def main() -> None:
+    async with bus:
+        await bus.publish(sys.argv[1], {})
+        await anyio.sleep_forever()
+
+anyio.run(main, backend=sys.argv[2])
 """
 
 
@@ -143,6 +169,15 @@ def test_the_second_signal_stops(start: str, backend: str, number: signal.Signal
         assert program.process.returncode == 1
 
 
+@pytest.mark.parametrize("handler", ["async", "thread"])
+def test_a_handler_ends_the_program_with_its_own_exit_code(handler: str, backend: str) -> None:
+    """`sys.exit(7)` in a handler is what it is anywhere else."""
+    program = [sys.executable, "-c", EXIT_PROGRAM, handler, backend]
+    ended = subprocess.run(program, capture_output=True, timeout=60, check=False)  # noqa: S603 - ours
+
+    assert ended.returncode == 7
+
+
 async def raise_signal() -> None:
     """Send this process a signal as soon as everybody waits for it."""
     await anyio.wait_all_tasks_blocked()
@@ -188,6 +223,48 @@ async def test_a_second_signal_stops_the_bus_of_this_process() -> None:
             await serve()
 
     assert bus.stats().abandoned == 1
+
+
+async def test_a_run_is_begun_when_the_bus_runs() -> None:
+    """`await tasks.start(bus.run)` returns then, so that what follows may publish."""
+    seen: list[object] = []
+    bus = EventBus()
+    bus.on("work")(seen.append)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(bus.run)
+        await bus.publish("work", {"n": 1})
+        await bus.join()
+        tasks.cancel_scope.cancel()
+
+    assert seen == [{"n": 1}]
+
+
+async def test_who_publishes_too_early_is_told_how_to_begin() -> None:
+    """The error names both ways of running a bus."""
+    with pytest.raises(NotStarted, match=r"`async with bus:`, or beside .*bus\.run"):
+        await EventBus().publish("work", {})
+
+
+async def test_the_first_signal_says_what_happens(caplog: pytest.LogCaptureFixture) -> None:
+    """How much is left, how long that may take, and what a second signal would do."""
+    caplog.set_level(logging.INFO, "eventbus")
+    release = anyio.Event()
+    bus = EventBus(drain_timeout=20)
+
+    @bus.on("work")
+    async def work(event: object) -> None:
+        await release.wait()
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(bus.run)
+        await bus.publish_many("work", [{}, {}])
+        await raise_signal()
+        while not caplog.messages:
+            await checkpoint()
+        release.set()
+
+    assert "drains 2 deliveries, for at most 20 s; a second signal stops at once" in caplog.text
 
 
 async def test_a_cancelled_run_ends_the_bus_it_started() -> None:
