@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter_ns, thread_time_ns, time
+from time import monotonic, perf_counter_ns, thread_time_ns, time
 
 from tests.benchmarks.floors import Tally, counting
 from tests.benchmarks.measure import Case, Samples, added, expect
@@ -188,6 +188,20 @@ def with_filter(call: Call) -> Link:
     return link
 
 
+def with_a_rate(call: Call) -> Link:
+    """Put a limit of attempts per second, never reached, around a handler."""
+    call_next, starts = bound(call), deque([0.0] * BURST, maxlen=BURST)
+
+    def link(context: Delivery) -> Awaitable[object]:
+        now = monotonic()
+        if now - starts[0] < 0:
+            raise AssertionError("everything passes")
+        starts.append(now)
+        return call_next(context)
+
+    return link
+
+
 def with_a_layer(call: Call) -> Link:
     """Put a middleware that does nothing around a handler."""
     call_next = bound(call)
@@ -259,6 +273,7 @@ CASES: Mapping[str, Case] = {
     "least, one": Case(_one),
     "least, batches": Case(in_batches),
     "least, Filter": Case(added(by=throughput(with_filter), to=_one)),
+    "least, Throttle": Case(added(by=throughput(with_a_rate), to=_one)),
     "least, a layer": Case(added(by=throughput(with_a_layer), to=_one)),
     "least, model": Case(kept_models),
     "least, latency": Case(latency, 1_000),
@@ -278,6 +293,7 @@ LIMITS = (
     Limit("one publisher, one handler", "F", per("least, one", "F")),
     Limit("publish_many(100), per message", "F", per("least, batches", "F")),
     Limit("Filter", "A", per("least, Filter", "A")),
+    Limit("Throttle, nothing has to wait", "A", per("least, Throttle", "A")),
     Limit("first middleware of the user's", "A", per("least, a layer", "A")),
     Limit("6-field model from a dict", "V", per("least, model", "V")),
     Limit("latency p50, one in flight", "Q", per("least, latency", "latency of a queue")),
