@@ -32,7 +32,6 @@ from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Desk, Events
 from eventbus.feeding import FedExchange
-from eventbus.forks import unwatch_forks, watch_forks
 from eventbus.from_threads import PublishingFromThreads
 from eventbus.inbox import Inbox
 from eventbus.message import Message
@@ -78,7 +77,6 @@ class Phase(Enum):
     DRAINED = auto()
     STOPPING = auto()
     CLOSED = auto()
-    FORKED = auto()  # the copy of a running bus, in a child process
 
 
 class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
@@ -160,7 +158,8 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         self._most_threads = threads
 
     def __repr__(self) -> str:
-        return f"<EventBus {self.name!r}, {self._phase.name.lower()}>"
+        phase = "forked" if self._is_copy else self._phase.name.lower()
+        return f"<EventBus {self.name!r}, {phase}>"
 
     # --- who listens ------------------------------------------------------------------------
 
@@ -504,7 +503,12 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             raise EventBusError(f"{self!r} is running already: enter it once at a time")
         self._registry.begin()
         self._runtime = Runtime(
-            self, self.clock, self._timers, self.activity, threads=self._most_threads
+            self,
+            self.clock,
+            self._timers,
+            self.activity,
+            threads=self._most_threads,
+            refuse_copies=self._refuse_copies,
         )
         await self._runtime.start()
         self._inbox = self._runtime.inbox
@@ -518,7 +522,6 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         if isinstance(self._exchange, FedExchange):
             self._runtime.start_soon(self._exchange.serve)
         self._enter(Phase.RUNNING)
-        watch_forks(self)
         return self
 
     async def __aexit__(
@@ -553,7 +556,6 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             if abandoned:
                 logger.warning("%r ended with %d deliveries abandoned", self, abandoned)
             await self._exchange.__aexit__(None, None, None)
-            unwatch_forks(self)
             self._enter(Phase.CLOSED)
 
     def _warn_of_stuck_threads(self) -> None:
@@ -617,12 +619,13 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
                 "code that runs the bus"
             )
 
-    def note_fork(self) -> None:
-        """Note that this is the copy of a running bus, in a child process."""
-        self._enter(Phase.FORKED)
+    @property
+    def _is_copy(self) -> bool:
+        """Whether this is the copy of a running bus, in a child process."""
+        return self._is_live and self._runtime.is_copy
 
     def _refuse_copies(self) -> None:
-        if self._phase is Phase.FORKED:
+        if self._is_copy:
             raise EventBusError(
                 f"{self!r} was running when this process was forked, and runs in the parent alone: "
                 "fork before it is started, or make a new one in the child"

@@ -42,6 +42,7 @@ class Inbox(Generic[T]):
         activity: Activity,
         call_soon: CallSoon,
         new_wake_up: Callable[[], WakeUp],
+        refuse_copies: Callable[[], None] = lambda: None,
     ) -> None:
         self.is_closed = False
         self._size = size
@@ -49,6 +50,7 @@ class Inbox(Generic[T]):
         self._activity = activity
         self._call_soon = call_soon
         self._new_wake_up = new_wake_up
+        self._refuse_copies = refuse_copies
         self._items: list[T] = []
         self._in_hand = 0
         self._lock = Lock()
@@ -147,6 +149,7 @@ class Inbox(Generic[T]):
 
     def _put_patiently(self, item: T) -> bool:
         """Wait for room, and tell whether the loop has to be woken: which may have changed then."""
+        self._refuse_copies()  # in a forked child nobody takes anything
         while len(self._items) >= self._size and not self.is_closed:
             self._wait()
         if self.is_closed:

@@ -12,6 +12,7 @@ from anyio import create_task_group
 from eventbus._loop import call_soon, wake_up_type
 from eventbus.clock import Clock
 from eventbus.dispatch import run_worker
+from eventbus.forks import forks_so_far
 from eventbus.inbox import INBOX_SIZE, Inbox
 from eventbus.message import Message
 from eventbus.queue import Activity
@@ -36,18 +37,33 @@ class Runtime:
     """
 
     def __init__(
-        self, bus: object, clock: Clock, timers: Timers, activity: Activity, *, threads: int
+        self,
+        bus: object,
+        clock: Clock,
+        timers: Timers,
+        activity: Activity,
+        *,
+        threads: int,
+        refuse_copies: Callable[[], None],
     ) -> None:
         self.threads = Threads(threads)
         self.new_wake_up = wake_up_type()
         self.call_soon = call_soon()
-        self.inbox = Inbox[Message](INBOX_SIZE, activity, self.call_soon, self.new_wake_up)
+        self.inbox = Inbox[Message](
+            INBOX_SIZE, activity, self.call_soon, self.new_wake_up, refuse_copies
+        )
         self._thread = get_ident()
+        self._forks = forks_so_far()
         self._timers = timers
         self._watchdog = Watchdog(clock)
         self._variables = copy_context()
         self._variables.run(_serving.set, (*_serving.get(), bus))
         self._task_group = create_task_group()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the process was forked since: the tasks have stayed with the parent."""
+        return forks_so_far() != self._forks
 
     def is_in_its_thread(self) -> bool:
         """Tell whether the caller runs in the thread of the bus's event loop."""
