@@ -3,8 +3,8 @@
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import enumerate as threads
@@ -28,6 +28,7 @@ from eventbus import (
 )
 from eventbus.middleware import DeadLetter, Retry
 from eventbus.testing import ManualClock
+from eventbus.transports.sqlite import sessions
 from eventbus.transports.sqlite.presence import this_place
 
 Opened: TypeAlias = Callable[..., EventBus]
@@ -40,6 +41,7 @@ class Order(BaseModel):
 
 ORDER = Topic("orders.placed", Order)
 EMPTY: list[dict[str, int]] = [{}]
+ACK_WAIT = 3.0
 
 
 @pytest.fixture
@@ -69,6 +71,7 @@ class Notes:
         self.failing: set[object] = set()
         self.changed = anyio.Event()
         self.pause = 0.0
+        self.gate: anyio.Event | None = None
 
     async def __call__(self, event: Any, context: Context[Any]) -> None:
         self.events.append(event)
@@ -78,6 +81,8 @@ class Notes:
         self.changed = anyio.Event()
         if self.pause:
             await anyio.sleep(self.pause)
+        if self.gate is not None:
+            await self.gate.wait()
         if context.message.position in self.failing:
             raise ValueError("no")
 
@@ -757,6 +762,52 @@ async def test_a_key_is_handled_by_one_bus_at_a_time(opened: Opened) -> None:
         await until(lambda: sum(map(len, handled.values())) == 60)
 
     assert all(positions == sorted(positions) for positions in handled.values())
+
+
+async def test_a_handler_may_take_longer_than_ack_wait(opened: Opened, clock: ManualClock) -> None:
+    """Its bus gives signs of life meanwhile, so that no other takes the message over."""
+    async with long_work(opened, clock) as (first, other):
+        await live_for(clock, 4 * ACK_WAIT)
+        assert (first.positions, other.positions) == ([1], [])
+
+
+async def test_that_signs_of_life_keep_others_away(
+    opened: Opened, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: without them another takes over what is still worked on."""
+    monkeypatch.setattr(sessions, "beat", give_no_sign)
+    async with long_work(opened, clock) as (first, other):
+        await live_for(clock, 4 * ACK_WAIT)
+        await other.have(1)
+        assert (first.positions, other.positions) == ([1], [1])
+
+
+def give_no_sign(connection: sqlite3.Connection, session: int) -> None:
+    """Do nothing where a session is to give a sign of life."""
+
+
+@asynccontextmanager
+async def long_work(opened: Opened, clock: ManualClock) -> AsyncGenerator[tuple[Notes, Notes]]:
+    """Let one of two buses handle a message for as long as the block lasts."""
+    first, second = opened(clock=clock), opened(clock=clock)
+    busy = note(first, name="workers", ack_wait=ACK_WAIT)
+    busy.gate = anyio.Event()
+    other = note(second, name="workers", ack_wait=ACK_WAIT)
+    async with first:
+        await first.publish("orders.placed", {})
+        await busy.have(1)
+        async with second:
+            yield busy, other
+            busy.gate.set()
+
+
+async def live_for(clock: ManualClock, seconds: float) -> None:
+    """Let time pass, slowly enough for each bus to look around meanwhile."""
+    await clock.settle()
+    buses = clock.sleeping
+    for _ in range(round(seconds)):
+        await clock.advance(1)
+        await until(lambda: clock.sleeping == buses)
 
 
 # --- Life -----------------------------------------------------------------------------------------

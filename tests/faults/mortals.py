@@ -51,6 +51,19 @@ class Mortal:
         """Kill it, as a power cut would a process."""
         os.kill(self.process, signal.SIGKILL)
 
+    def stop(self) -> None:
+        """Keep it from doing anything, as a laptop's lid would, until it is to go on."""
+        os.kill(self.process, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on where it was."""
+        os.kill(self.process, signal.SIGCONT)
+
+    def hear(self, word: str) -> None:
+        """Wait until it has said something."""
+        while word not in self._heard.decode().split("\n")[:-1]:
+            assert self.listen(), f"it ended without having said {word!r}"
+
     def words(self) -> list[str]:
         """Wait for its end; give all it has said, without a word that was cut off."""
         while self.listen():

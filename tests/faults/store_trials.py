@@ -6,25 +6,31 @@ Each trial forks the processes it torments, and prints what it found as JSON.
 __all__ = ()
 
 import json
+import logging
 import os
 import resource
 import signal
+import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
+from io import StringIO
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import anyio
 
 from eventbus import Context, EventBus, StoreError
 from eventbus.middleware import DeadLetter
-from eventbus.transports.sqlite.cursors import Claimed
+from eventbus.transports.sqlite import cursors
+from eventbus.transports.sqlite.cursors import Claimed, Outcomes
 from eventbus.transports.sqlite.durable import DurableSource
 from tests.faults.mortals import Mortal, Say
 
 EVENTS = 20
+ACK_WAIT = 1.0
 POISON = 7
 STARTS = 3
 
@@ -81,6 +87,120 @@ def unbounded_poison(path: Path) -> dict[str, object]:
 
 def _always_the_first(self: DurableSource, claimed: Claimed) -> int:
     return 1
+
+
+# --- A process that stands still ------------------------------------------------------------------
+
+
+def working_bus(path: Path, say: Say, live: Callable[[int], Awaitable[None]]) -> EventBus:
+    """Make a bus whose handler tells what it begins and what it has done."""
+    bus = EventBus(f"sqlite:///{path}", middleware=[DeadLetter()])
+
+    @bus.on("work", name="workers", start="first", ack_wait=ACK_WAIT)
+    async def handle(event: dict[str, int], context: Context[Any]) -> None:
+        say(f"begun {event['n']}")
+        await live(event["n"])
+        say(f"handled {event['n']} {context.attempt}")
+
+    return bus
+
+
+async def stand_still(path: Path, say: Say) -> None:
+    """Be stopped while the first event is handled, which then fails."""
+
+    async def live(n: int) -> None:
+        await anyio.sleep(0.1)
+        if n == 0:
+            raise ConnectionError("it took too long")
+
+    logging.basicConfig(stream=Mouth(say), level=logging.WARNING, format="%(message)s")
+    async with working_bus(path, say, live) as bus:
+        await bus.join()
+
+
+class Mouth(StringIO):
+    """Says what is logged."""
+
+    def __init__(self, say: Say) -> None:
+        super().__init__()
+        self._say = say
+
+    def write(self, text: str) -> int:
+        """Say it, word by word in one line."""
+        if text.strip():
+            self._say(f"logged {text.strip()}")
+        return len(text)
+
+
+async def take_over(path: Path, say: Say) -> None:
+    """Handle what the other had, the first event until the other has ended."""
+    has_ended = anyio.Path(path.with_name("has_ended"))
+    has_come = anyio.Event()
+
+    async def live(n: int) -> None:
+        has_come.set()
+        while n == 0 and not await has_ended.exists():  # noqa: ASYNC110 - of another process
+            await anyio.sleep(0.01)
+
+    async with working_bus(path, say, live) as bus:
+        await has_come.wait()
+        await bus.join()
+
+
+async def look_for_more(path: Path, say: Say) -> None:
+    """Handle what nobody has settled."""
+
+    async def live(n: int) -> None: ...
+
+    async with working_bus(path, say, live) as bus:
+        await bus.join()
+
+
+def frozen(path: Path) -> dict[str, object]:
+    """Stop a process for three times its `ack_wait` while it handles, beside another."""
+    anyio.run(publish_work, path)
+    first = Mortal(lambda say: anyio.run(stand_still, path, say))
+    first.hear("begun 0")
+    first.stop()
+    stopped = monotonic()
+    second = Mortal(lambda say: anyio.run(take_over, path, say))
+    second.hear("begun 0")
+    sleep(max(0.0, stopped + 3 * ACK_WAIT - monotonic()))
+    first.go_on()
+    of_first = first.words()
+    path.with_name("has_ended").touch()
+    of_second = second.words()
+    later = Mortal(lambda say: anyio.run(look_for_more, path, say)).words()
+    with closing(sqlite3.connect(path)) as connection:
+        (unsettled,) = connection.execute("SELECT count(*) FROM delivery").fetchone()
+        (dead,) = connection.execute("SELECT count(*) FROM dead_letter").fetchone()
+    handled = Counter(word.split()[1] for word in of_first + of_second if word[:7] == "handled")
+    return {
+        "taken_over": "handled 0 1" in of_second,
+        "told": any("settled too late" in word for word in of_first),
+        "unhandled": EVENTS - len(handled),
+        "handled_twice": sum(times > 1 for times in handled.values()),
+        "later": later,
+        "unsettled": unsettled,
+        "dead": dead,
+    }
+
+
+def frozen_and_believed(path: Path) -> dict[str, object]:
+    """Do the same where whoever had a delivery may settle it: the control."""
+    cursors.settle = settle_for_anyone  # the control
+    return frozen(path)
+
+
+def settle_for_anyone(
+    connection: sqlite3.Connection, subscription: int, session: int, outcomes: Outcomes
+) -> int:
+    """Believe whoever says how deliveries ended."""
+    connection.execute("UPDATE delivery SET owner = ?", (session,))
+    return settle_own(connection, subscription, session, outcomes)
+
+
+settle_own = cursors.settle
 
 
 # --- Several processes on one file ----------------------------------------------------------------
@@ -159,6 +279,8 @@ def full_disk(path: Path) -> dict[str, str]:
 TRIALS: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "poison": poison,
     "unbounded_poison": unbounded_poison,
+    "frozen": frozen,
+    "frozen_and_believed": frozen_and_believed,
     "crowd": crowd,
     "full_disk": full_disk,
 }

@@ -30,6 +30,20 @@ def test_that_it_would_come_for_ever(found: dict[str, Any]) -> None:
     assert (found["dead"], found["poison_starts"]) == ([], 3 * STARTS)
 
 
+@pytest.mark.parametrize("found", ["frozen"], indirect=True)
+def test_a_process_that_stands_still_is_relieved(found: dict[str, Any]) -> None:
+    """Another takes over after ack_wait; what the first says when it goes on is without effect."""
+    assert (found["taken_over"], found["told"]) == (True, True)
+    assert (found["unhandled"], found["handled_twice"]) == (0, 0)
+    assert (found["later"], found["unsettled"], found["dead"]) == ([], 0, 0)
+
+
+@pytest.mark.parametrize("found", ["frozen_and_believed"], indirect=True)
+def test_that_what_it_says_could_do_harm(found: dict[str, Any]) -> None:
+    """Control: where anyone may settle, what another handles well becomes a dead letter."""
+    assert found["dead"] == 1
+
+
 @pytest.mark.parametrize("found", ["crowd"], indirect=True)
 def test_processes_share_a_file(found: dict[str, Any]) -> None:
     """Eight that make it, publish and handle at once: no lock is seen, nothing is handled twice."""

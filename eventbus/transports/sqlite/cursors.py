@@ -240,7 +240,11 @@ def _due(unsettled: Iterable[_Unsettled], now: int) -> Iterator[Claimed]:
 def settle(
     connection: sqlite3.Connection, subscription: int, session: int, outcomes: Outcomes
 ) -> int:
-    """Write how deliveries ended; give how many of them were no longer ours."""
+    """Write how deliveries ended; give how many of them were another's by then.
+
+    What was freed meanwhile, but is with nobody yet, is settled by whoever had it: it has been
+    handled, and is not to be handled again.
+    """
     over = [*outcomes.done, *(position for position, _ in outcomes.dead)]
     ours = _ours(connection, subscription, session, [p for p, _ in outcomes.dead])
     for position, bury in outcomes.dead:
@@ -249,8 +253,8 @@ def settle(
     settled = 0
     if over:
         settled += connection.execute(
-            "DELETE FROM delivery WHERE subscription = ? AND owner = ? "
-            "AND position IN (SELECT value FROM json_each(?))",
+            "DELETE FROM delivery WHERE subscription = ?1 AND ifnull(owner, ?2) = ?2 "
+            "AND position IN (SELECT value FROM json_each(?3))",
             (subscription, session, to_json(over).decode()),
         ).rowcount
     if outcomes.released:
@@ -275,8 +279,9 @@ def _ours(
     if not positions:
         return frozenset()
     (ours,) = connection.execute(
-        "SELECT json_group_array(position) FROM delivery WHERE subscription = ? AND owner = ? "
-        "AND position IN (SELECT value FROM json_each(?))",
+        "SELECT json_group_array(position) FROM delivery "
+        "WHERE subscription = ?1 AND ifnull(owner, ?2) = ?2 "
+        "AND position IN (SELECT value FROM json_each(?3))",
         (subscription, session, to_json(positions).decode()),
     ).fetchone()
     return frozenset(from_json(ours))
