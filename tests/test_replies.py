@@ -1,7 +1,10 @@
 """How long replies are waited for: deadlines, cancellation, and the end of the bus."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from inspect import signature
 from typing import Any, cast
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -15,12 +18,22 @@ from eventbus import (
     RemoteError,
     RequestTimeout,
     RequestTopic,
+    dispatch,
     replies,
+    requesting,
 )
 from eventbus.message import Message, Receipt
 from eventbus.middleware import PublishNext, Retry
+from eventbus.replies import Asking, Replies
+from eventbus.subscription import Subscription
 from eventbus.testing import ManualClock
 from tests.pricing import APPLE, QUOTE, Question, Quote, asking, fail, never, three, until
+
+
+def no(*_: object) -> bool:
+    """Say no to whatever is asked."""
+    return False
+
 
 # --- Deadlines ------------------------------------------------------------------------------------
 
@@ -433,3 +446,36 @@ async def test_a_bus_that_was_closed_answers_again() -> None:
     for _ in range(2):
         async with bus:
             assert await bus.request(QUOTE, APPLE) == Quote(cents=3)
+
+
+# --- Controls -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("promise", "owner", "protection", "without"),
+    [
+        (test_a_request_waits_no_longer_than_it_says, Replies, "_look", Mock()),
+        (test_an_answered_request_leaves_no_time_out, Replies, "_look_at", Mock()),
+        (test_nested_requests_take_what_is_left, requesting, "message_here", lambda: None),
+        (test_a_request_whose_time_is_up_is_not_run, Subscription, "has_expired", no),
+        (test_a_retry_that_would_come_too_late_is_not_waited_for, dispatch, "comes_too_late", no),
+        (test_the_wait_for_room_counts, Asking, "limited", lambda _: nullcontext()),
+        (test_deadlines_left_behind_are_swept_out, Replies, "_sweep", Mock()),
+        (test_who_still_waits_when_draining_gives_up_is_told, Replies, "end_all", Mock()),
+        (test_stopping_at_once_tells_who_waits, Replies, "end_all", Mock()),
+    ],
+)
+async def test_control_without_its_protection_a_promise_is_broken(
+    promise: Callable[..., Awaitable[None]],
+    owner: object,
+    protection: str,
+    without: object,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is kept by something, and would be missed without it."""
+    monkeypatch.setattr(owner, protection, without)
+    takes_clock = "clock" in signature(promise).parameters
+    with pytest.raises((AssertionError, LookupError, TimeoutError, ExceptionGroup)):
+        with anyio.fail_after(1.0):
+            await (promise(clock) if takes_clock else promise())

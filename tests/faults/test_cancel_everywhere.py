@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import nullcontext
 from functools import partial
 from itertools import count
@@ -12,12 +13,15 @@ import anyio
 import pytest
 
 from eventbus import BusClosed, DuplicateSubscription, FailedDelivery
+from eventbus.events import Desk
 from eventbus.queue import Waiter
 from eventbus.registry import Registry
+from eventbus.replies import Replies
 from eventbus.runtime import Runtime
+from eventbus.schedule import Schedule
 from eventbus.transports.dead_letters import DeadLetters
 from tests.faults.stepping import IN_EVERY_WAY, Attempt, Way, attempt, turns
-from tests.faults.worlds import Case, World, nothing
+from tests.faults.worlds import OFFERS, Case, World, nothing
 
 PROBE = 99
 PATIENCE = 5.0  # seconds after which what has not ended hangs
@@ -70,9 +74,75 @@ async def nobody_hears_news(world: World, _: Attempt) -> None:
 async def is_answered_again(world: World, made: Attempt) -> None:
     """Who gave up waiting for an answer leaves nothing behind that the next would stumble over."""
     world.gate.set()
+    assert len(world.bus.replies) == 0
     assert await world.bus.request("ask", {"n": 6}, reply=int) == 6
-    assert world.seen["responder", 5] <= 1
     assert made.is_cancelled or world.seen["responder", 5] == 1
+
+
+async def is_let_in_or_not(world: World, made: Attempt) -> None:
+    """A request that was cancelled while it waited for room is not answered, and the next is."""
+    world.gate.set()
+    assert len(world.bus.replies) == 0
+    assert await world.bus.request("ask.one", {"n": 6}, reply=int) == 6
+    assert made.is_cancelled or world.seen["clerk", 5] == 1
+    if made.is_cancelled and made.at == 1 and made.way != "late":
+        assert world.seen["clerk", 5] == 0
+
+
+async def both_offer_again(world: World, made: Attempt) -> None:
+    """Who stopped gathering leaves nothing behind, and has asked each once at most."""
+    world.gate.set()
+    assert len(world.bus.replies) == 0
+    assert await world.bus.request_many(OFFERS, {"n": 6}, timeout=60.0) == [6, 6]
+    assert made.is_cancelled or all(world.seen[name, 5] == 1 for name in world.rivals)
+
+
+async def go_out_or_not(world: World, _: Attempt) -> None:
+    """What was to go out later has, once to each, or never will."""
+    await world.bus.join()
+    assert all(world.handled(n) in ([0, 0], [1, 1]) for n in range(2, 5))
+
+
+async def sit_in_court(world: World) -> None:
+    """Judge the first cases that come, in a loop."""
+    async with world.bus.subscribe("court", name="court") as cases:
+        left = 4  # one comes again
+        async for context in cases.contexts():
+            await world.judge(context)
+            left -= 1
+            if not left:
+                break
+
+
+async def bring_to_court(world: World) -> None:
+    """Publish three cases for who judges in a loop."""
+    for n in range(3):
+        await turns(10)
+        await world.bus.publish("court", {"n": n})
+    world.gate.set()
+
+
+async def each_attempt_has_one_end(world: World, made: Attempt) -> None:
+    """What was in hand is done, given up, to come again, or abandoned: one of these."""
+    stats = world.bus.stats()
+    assert stats.delivered == stats.succeeded + stats.failed + stats.abandoned
+    assert stats.failed == stats.retried + stats.dead_lettered
+    assert stats.succeeded <= world.acquitted
+    assert made.is_cancelled or (stats.succeeded, stats.dead_lettered) == (2, 1)
+
+
+async def each_case_has_one_end(world: World, _: Attempt) -> None:
+    """A case is done, given up, or was left behind by who went: one of these."""
+    stats = world.bus.stats()
+    ends = stats.succeeded + stats.dead_lettered + stats.abandoned
+    assert 0 <= ends - world.brought <= 1  # one may be in though its publisher was cancelled
+    assert stats.lost == 0
+
+
+async def live_by_verdicts(world: World) -> None:
+    """Run the bus from beginning to end, with a handler that says what becomes of what it gets."""
+    async with world.bus:
+        await world.bring(*range(6))
 
 
 async def is_unsubscribed(world: World, _: Attempt) -> None:
@@ -149,6 +219,9 @@ CASES = {
     "publish through middleware": Case(
         partial(World.publish, n=2), promise=is_whole, waits_in_middleware=True
     ),
+    "publish for later": Case(
+        lambda world: world.publish_later(2, 3, 4), promise=go_out_or_not, waits_in_middleware=True
+    ),
     "publish_many": Case(lambda world: world.publish_many(2, 3, 4, 5)),
     "subscribe": Case(iterate, nothing, tell_news, nobody_hears_news),
     "wait_for": Case(
@@ -161,6 +234,26 @@ CASES = {
         lambda world: world.bus.request("ask", {"n": 5}, reply=int, timeout=60.0),
         nothing,
         promise=is_answered_again,
+    ),
+    "request into a full queue": Case(
+        lambda world: world.bus.request("ask.one", {"n": 5}, reply=int, timeout=60.0),
+        World.occupy_clerk,
+        promise=is_let_in_or_not,
+    ),
+    "request through middleware": Case(
+        lambda world: world.bus.request("ask", {"n": 5}, reply=int, timeout=60.0),
+        nothing,
+        promise=is_answered_again,
+        waits_in_middleware=True,
+    ),
+    "request_many": Case(
+        lambda world: world.bus.request_many(OFFERS, {"n": 5}, timeout=60.0),
+        nothing,
+        promise=both_offer_again,
+    ),
+    "verdicts in a loop": Case(sit_in_court, nothing, bring_to_court, each_attempt_has_one_end),
+    "verdicts of a handler": Case(
+        live_by_verdicts, nothing, promise=each_case_has_one_end, starts_bus=True
     ),
     "unsubscribe": Case(lambda world: world.bus.unsubscribe("first"), promise=is_unsubscribed),
     "join": Case(lambda world: world.bus.join()),
@@ -238,6 +331,13 @@ async def test_cancelled_at_any_checkpoint(name: str, way: Way) -> None:
         ("publish", Waiter, "withdraw", Mock()),
         ("redrive", DeadLetters, "release", Mock()),
         ("subscribe", Registry, "forget", Mock()),
+        ("publish for later", Schedule, "hand_on", Mock()),
+        ("wait_for", Registry, "close", Mock()),
+        ("request", Replies, "close", Mock()),
+        ("request into a full queue", Waiter, "withdraw", Mock()),
+        ("request_many", Replies, "close", Mock()),
+        ("verdicts in a loop", Desk, "release", Mock()),
+        ("verdicts of a handler", Registry, "stop", Mock(return_value=0)),
         ("unsubscribe", Runtime, "start_soon", Mock()),
         ("async with", Registry, "stop", Mock(return_value=0)),
     ],
@@ -247,6 +347,7 @@ async def test_control_without_its_protection_a_sweep_fails(
 ) -> None:
     """Each promise is kept by something, and is not kept without it."""
     monkeypatch.setattr(owner, protection, without)
+    monkeypatch.setattr(sys.modules[__name__], "PATIENCE", 1.0)
     with pytest.raises((AssertionError, DuplicateSubscription, TimeoutError)):
         await sweep(CASES[name], "scope")
 

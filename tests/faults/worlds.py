@@ -1,6 +1,6 @@
 """The bus that is tormented: its handlers stand at a gate, and note what they have handled."""
 
-__all__ = ("Case", "World", "nothing")
+__all__ = ("OFFERS", "Case", "World", "nothing")
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -10,9 +10,11 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint
 
-from eventbus import Context, EventBus, Message, Receipt
+from eventbus import Context, EventBus, Message, Receipt, RequestTopic
 from eventbus.middleware import DeadLetter, PublishNext
 from tests.faults.stepping import Attempt, turns
+
+OFFERS = RequestTopic("offers", dict[str, int], int, many=True)
 
 
 async def wait_a_turn(message: Message, call_next: PublishNext) -> Receipt:
@@ -39,12 +41,18 @@ class World:
         self.is_broken = False
         self.is_serving = False
         self.sent: list[int] = []
+        self.brought = self.acquitted = 0
         self.seen: Counter[tuple[str, int]] = Counter()
         self.listeners = ("first", "second")
+        self.rivals = ("third", "fourth")
         for name in self.listeners:
             self.listen(name)
         self.bus.on("echo", name="echo")(self._echo)
-        self.bus.on("ask", name="responder", reply=int)(self._answer)
+        self.bus.on("ask", name="responder", reply=int)(self._answer_as("responder"))
+        self.bus.on("ask.one", name="clerk", reply=int, concurrency=1)(self._answer_as("clerk"))
+        for name in self.rivals:
+            self.bus.on(OFFERS, name=name)(self._answer_as(name))
+        self.bus.on("cases", name="judge", ack="manual")(self._judge)
         self.bus.on("broken", name="broken", queue_size=2)(self._broken)
 
     def listen(self, name: str) -> None:
@@ -59,10 +67,16 @@ class World:
         for n in range(event["n"], event["n"] + 3):
             await context.publish("work", {"n": n})
 
-    async def _answer(self, event: dict[str, int]) -> int:
-        await self.gate.wait()
-        self.seen["responder", event["n"]] += 1
-        return event["n"]
+    def _answer_as(self, name: str) -> Callable[[dict[str, int]], Coroutine[Any, Any, int]]:
+        async def answer(event: dict[str, int]) -> int:
+            await self.gate.wait()
+            self.seen[name, event["n"]] += 1
+            return event["n"]
+
+        return answer
+
+    async def _judge(self, event: dict[str, int], context: Context[Any]) -> None:
+        await self.judge(context)
 
     async def _broken(self, event: dict[str, int]) -> None:
         if self.is_broken:
@@ -83,6 +97,36 @@ class World:
         """Publish a batch, likewise."""
         await self.bus.publish_many("work", [{"n": n} for n in numbers])
         self.sent.extend(numbers)
+
+    async def publish_later(self, *numbers: int) -> None:
+        """Schedule events one by one, likewise."""
+        for n in numbers:
+            await self.bus.publish("work", {"n": n}, delay=0.001)
+            self.sent.append(n)
+
+    async def bring(self, *numbers: int) -> None:
+        """Bring cases to the judge, likewise."""
+        for n in numbers:
+            await self.bus.publish("cases", {"n": n})
+            self.brought += 1
+
+    async def judge(self, context: Context[Any]) -> None:
+        """Say of each third case that it is done, comes again and then is done, or never will."""
+        verdict = context.event["n"] % 3
+        await checkpoint()
+        if verdict == 0 or context.attempt > 1:
+            await context.ack()
+            self.acquitted += 1
+        elif verdict == 1:
+            await context.retry()
+        else:
+            await context.reject("guilty")
+
+    async def occupy_clerk(self) -> None:
+        """Keep the one who answers one after the other busy, and fill the queue before it."""
+        for n in range(20, 22):
+            await self.bus.publish("ask.one", {"n": n})
+            await turns()
 
     async def fill(self) -> None:
         """Publish until both listeners stand at the gate and both queues are full."""

@@ -21,7 +21,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
-from eventbus import Context, EventBus, InvalidEvent, Receipt, Topic, plugins
+from eventbus import (
+    Context,
+    EventBus,
+    InvalidEvent,
+    Receipt,
+    RemoteError,
+    RequestTopic,
+    Topic,
+    plugins,
+)
 from eventbus.middleware import DeadLetter, Retry, Timeout
 
 JOBS = Topic("jobs.new", int)
@@ -630,3 +639,67 @@ async def test_without_an_sdk_a_handler_is_called_as_if_there_was_no_middleware(
 
     assert telemetry.bind(handler) is handler
     assert await telemetry(Context[int](), handler) == "handled"
+
+
+async def test_a_request_and_its_answer_are_one_trace(collected: Collected) -> None:
+    """Its span, its responder's, and those of what the responder asks and publishes meanwhile."""
+    bus = collected.bus()
+    sizes = RequestTopic("jobs.size", int, int)
+    weights = RequestTopic("jobs.weight", int, int)
+
+    @bus.on(sizes)
+    async def tell_size(job: int, context: Context[int]) -> int:
+        await context.publish(DONE, job)
+        return await bus.request(weights, job) + 1
+
+    @bus.on(weights)
+    def tell_weight(job: int) -> int:
+        return 2 * job
+
+    async with bus:
+        with collected.tracer_provider.get_tracer("caller").start_as_current_span("call"):
+            assert await bus.request(sizes, 3) == 7
+
+    chain = ["call", "publish jobs.size", "process jobs.size", "publish jobs.weight"]
+    spans = [collected.span(name) for name in [*chain, "process jobs.weight"]]
+    assert all(is_child(span, parent) for parent, span in pairwise(spans))
+    assert is_child(collected.span("publish jobs.done"), collected.span("process jobs.size"))
+    assert len({context_of(span).trace_id for span in spans}) == 1
+
+
+async def test_a_request_of_nobody_begins_a_trace(collected: Collected) -> None:
+    """Two requests one after the other have nothing in common, whoever answers them."""
+    bus = collected.bus()
+    sizes = RequestTopic("jobs.size", int, int)
+
+    @bus.on(sizes, concurrency=1)
+    async def tell_size(job: int) -> int:
+        return job
+
+    async with bus:
+        await bus.request(sizes, 1)
+        await bus.request(sizes, 2)
+
+    answered = collected.spans("process jobs.size")
+    assert len({context_of(span).trace_id for span in answered}) == 2
+    assert all(map(is_child, answered, collected.spans("publish jobs.size")))
+
+
+async def test_an_answer_that_fails_is_the_responders_error(collected: Collected) -> None:
+    """The request was sent, and its caller hears; the span of the attempt says why."""
+    bus = collected.bus()
+    sizes = RequestTopic("jobs.size", int, int)
+
+    @bus.on(sizes)
+    async def tell_size(job: int) -> int:
+        raise ValueError("no")
+
+    async with bus:
+        with pytest.raises(RemoteError):
+            await bus.request(sizes, 1)
+
+    asked, answered = collected.span("publish jobs.size"), collected.span("process jobs.size")
+    assert is_child(answered, asked)
+    assert asked.status.status_code is StatusCode.UNSET
+    assert answered.status.status_code is StatusCode.ERROR
+    assert attributes_of(answered)["error.type"] == "ValueError"
