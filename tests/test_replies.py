@@ -29,12 +29,6 @@ from eventbus.subscription import Subscription
 from eventbus.testing import ManualClock
 from tests.pricing import APPLE, QUOTE, Question, Quote, asking, fail, never, three, until
 
-
-def no(*_: object) -> bool:
-    """Say no to whatever is asked."""
-    return False
-
-
 # --- Deadlines ------------------------------------------------------------------------------------
 
 
@@ -451,25 +445,27 @@ async def test_a_bus_that_was_closed_answers_again() -> None:
 # --- Controls -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("promise", "owner", "protection", "without"),
-    [
-        (test_a_request_waits_no_longer_than_it_says, Replies, "_look", Mock()),
-        (test_an_answered_request_leaves_no_time_out, Replies, "_look_at", Mock()),
-        (test_nested_requests_take_what_is_left, requesting, "message_here", lambda: None),
-        (test_a_request_whose_time_is_up_is_not_run, Subscription, "has_expired", no),
-        (test_a_retry_that_would_come_too_late_is_not_waited_for, dispatch, "comes_too_late", no),
-        (test_the_wait_for_room_counts, Asking, "limited", lambda _: nullcontext()),
-        (test_deadlines_left_behind_are_swept_out, Replies, "_sweep", Mock()),
-        (test_who_still_waits_when_draining_gives_up_is_told, Replies, "end_all", Mock()),
-        (test_stopping_at_once_tells_who_waits, Replies, "end_all", Mock()),
-    ],
-)
+NO = Mock(return_value=False)
+
+PROTECTIONS: list[tuple[Any, Any, str, Mock]] = [
+    (test_a_request_waits_no_longer_than_it_says, Replies, "_look", Mock()),
+    (test_an_answered_request_leaves_no_time_out, Replies, "_look_at", Mock()),
+    (test_nested_requests_take_what_is_left, requesting, "message_here", Mock(return_value=None)),
+    (test_a_request_whose_time_is_up_is_not_run, Subscription, "has_expired", NO),
+    (test_a_retry_that_would_come_too_late_is_not_waited_for, dispatch, "comes_too_late", NO),
+    (test_the_wait_for_room_counts, Asking, "limited", Mock(return_value=nullcontext())),
+    (test_deadlines_left_behind_are_swept_out, Replies, "_sweep", Mock()),
+    (test_who_still_waits_when_draining_gives_up_is_told, Replies, "end_all", Mock()),
+    (test_stopping_at_once_tells_who_waits, Replies, "end_all", Mock()),
+]
+
+
+@pytest.mark.parametrize(("promise", "owner", "protection", "without"), PROTECTIONS)
 async def test_control_without_its_protection_a_promise_is_broken(
     promise: Callable[..., Awaitable[None]],
     owner: object,
     protection: str,
-    without: object,
+    without: Mock,
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
