@@ -51,11 +51,13 @@ class Feed:
     def __init__(self, exchange: "FedExchange", subscription: Subscription) -> None:
         self.subscription = subscription
         self._exchange = exchange
-        self._scope = CancelScope()
+        # Made in the loop: handlers are registered before there is one.
+        self._scope: CancelScope | None = None
         self._source: Source | None = None
         self._expected = 0
         self._stirs = 0
         self._is_busy = False
+        self._is_closed = False
         self._waiting: dict[Timer, RetryLater] = {}
 
     # --- its task ---------------------------------------------------------------------------
@@ -63,12 +65,14 @@ class Feed:
     def begin(self) -> None:
         """Open the source: what is published after this is not missed."""
         self._scope = CancelScope()
+        self._is_closed = False
         self._context = self._exchange.transport.open(self.subscription)
         self.expect(0)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Fetch and queue until closed."""
         try:
+            assert self._scope is not None  # noqa: S101 - it was begun
             with self._scope:
                 self.expect(0)
                 async with self._context as self._source:
@@ -80,7 +84,9 @@ class Feed:
 
     def close(self) -> None:
         """Fetch nothing more."""
-        self._scope.cancel()
+        self._is_closed = True
+        if self._scope is not None:
+            self._scope.cancel()
         self._rest()
 
     def expect(self, position: int) -> None:
@@ -90,7 +96,7 @@ class Feed:
         if position and reached is not None and reached >= position:
             return
         self._expected = max(self._expected, position)
-        if not (self._is_busy or self._scope.cancel_called) and self._is_waited_for:
+        if not (self._is_busy or self._is_closed) and self._is_waited_for:
             self._is_busy = True
             self.subscription.host.activity.begin()
 

@@ -129,6 +129,22 @@ def rows(store: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_handlers_are_registered_before_there_is_a_loop(opened: Opened, backend: str) -> None:
+    """An application makes its bus, and decorates its handlers, where its module is imported."""
+    bus = opened()
+    notes, leaving = note(bus, name="books"), note(bus)
+
+    async def serve() -> None:
+        await bus.unsubscribe(leaving)
+        async with bus:
+            await bus.publish("orders.placed", {"n": 1})
+            await bus.join()
+
+    anyio.run(serve, backend=backend)
+    assert (notes.events, leaving.events) == ([{"n": 1}], [])
+
+
 # --- Publishing -----------------------------------------------------------------------------------
 
 
