@@ -64,19 +64,19 @@ def exchange_for(url: str, clock: Clock, timers: Timers) -> Exchange:
     scheme, rest = _split(url)
     if scheme == "memory":
         return MemoryTransport(clock, timers, _codec_of_memory(rest))
-    if scheme == "sqlite":
-        return FedExchange(SqliteTransport(Settings.of_url(url), clock), clock, timers)
     return FedExchange(transport(url, clock), clock, timers)
 
 
 def transport(url: str, clock: Clock) -> Transport[Any]:
-    """Make the transport of the plugin that serves a URL's scheme.
+    """Make the transport that serves a URL's scheme, which is not that of the memory.
 
     Raises:
         UnknownTransport: No installed distribution serves it, or the one that does is no fit.
-        InvalidOption: The plugin refuses the URL.
+        InvalidOption: The store, or the plugin, refuses the URL.
     """
     scheme, _ = _split(url)
+    if scheme == "sqlite":
+        return SqliteTransport(Settings.of_url(url), clock)
     plugin = find(TRANSPORTS, scheme, UnknownTransport)
     if plugin is None:
         # The scheme alone: the rest of a URL may hold a password.

@@ -9,14 +9,14 @@ from pathlib import Path
 
 # Imports go downward, or stay within a layer without a circle, also under TYPE_CHECKING.
 LAYERS = {
-    6: "__init__  testing  testing.*  cli  cli.*",
+    6: "__init__  __main__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
     4: "feeding  runtime  dispatch  watchdog  publisher  from_threads  requesting  registry  router"
     "  events",
     3: "subscription  responding  responders  stats  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
     "  transports.dead_letters  transports.exchange  transports.sqlite  transports.sqlite.*",
-    2: "context  probe  transports.base  middleware  middleware.*",
+    2: "context  probe  transports.base  transports.figures  middleware  middleware.*",
     1: "deadlocks  inbox  correlation  message  publishing  settling  answers  replies  contracts"
     "  schema  codec  fitting  queue  retry  schedule  timers  threads  handlers  entry_points",
     0: "errors  wording  clock  topics  cache  forks  _loop",
@@ -32,7 +32,9 @@ RESERVED = {
     "trio": "_loop  testing  testing.*",
     "sniffio": "_loop",
     "pytest": "testing  testing.*",
-    "rich": "cli  cli.*",
+    "rich": "cli.*",
+    "typer": "cli.*",
+    "watchfiles": "cli.*",
     "time": "clock  middleware.log",  # the log tells how long the machine took
     "random": "clock  retry  testing  testing.*",
     "importlib.metadata": "entry_points",

@@ -16,8 +16,9 @@ from eventbus.context import FailedDelivery
 from eventbus.errors import StoreCorrupt, StoreError
 from eventbus.message import Message, Receipt, note_stored
 from eventbus.transports.base import Capabilities, SourceSpec
+from eventbus.transports.figures import StoreFigures
 from eventbus.transports.sqlite import cursors, letters, sessions
-from eventbus.transports.sqlite.clerks import Append, Change, Reader, Writer
+from eventbus.transports.sqlite.clerks import Append, Change, Look, Reader, Writer
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.live import LiveSource
@@ -25,6 +26,7 @@ from eventbus.transports.sqlite.neighbours import Neighbours
 from eventbus.transports.sqlite.records import record_of
 from eventbus.transports.sqlite.retention import PER_ROUND, expire
 from eventbus.transports.sqlite.settings import Settings
+from eventbus.transports.sqlite.survey import survey
 
 logger = logging.getLogger("eventbus")
 
@@ -196,3 +198,9 @@ class SqliteTransport:
         finally:
             with CancelScope(shield=True):
                 await desk.close()
+
+    # --- figures ----------------------------------------------------------------------------
+
+    async def figures(self) -> StoreFigures:
+        """Read what the store holds, and how far its durable subscriptions are."""
+        return await self._reader.ask(Look(partial(survey, now=self.clock.now())))
