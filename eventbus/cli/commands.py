@@ -1,0 +1,38 @@
+"""All commands, under one name."""
+
+__all__ = ("app",)
+
+import typer
+
+from eventbus.cli.dead_letters import list_letters, purge, redrive, show
+from eventbus.cli.ending import concluded
+from eventbus.cli.figures import stats, top
+from eventbus.cli.moving import export_events, import_events, verify
+from eventbus.cli.publishing import publish
+from eventbus.cli.run import run
+from eventbus.cli.tail import tail
+
+app = typer.Typer(
+    help="Run applications of eventbus, and look after their stores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+dlq = typer.Typer(
+    help="Dead letters: what subscriptions gave up on.", no_args_is_help=True, rich_markup_mode=None
+)
+
+app.command("run")(concluded(run))
+app.command("publish")(concluded(publish))
+app.command("tail")(concluded(tail))
+app.command("stats")(concluded(stats))
+app.command("top")(concluded(top))
+app.add_typer(dlq, name="dlq")
+dlq.command("list")(concluded(list_letters))
+dlq.command("show")(concluded(show))
+dlq.command("redrive")(concluded(redrive))
+dlq.command("purge")(concluded(purge))
+app.command("export")(concluded(export_events))
+app.command("import")(concluded(import_events))
+app.command("verify")(concluded(verify))

@@ -1,0 +1,89 @@
+"""`eventbus export`, `import` and `verify`: stores as a whole."""
+
+__all__ = ("export_events", "import_events", "verify")
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eventbus.cli.event import line_of, message_of_line
+from eventbus.cli.publishing import STDIN, publish_lines
+from eventbus.cli.show import progress, show_line
+from eventbus.cli.store import Store, Url, opened
+from eventbus.cli.tail import StartOption, start_of
+from eventbus.cli.text import counted, json_text
+from eventbus.message import Message, Receipt
+from eventbus.transports.base import Start
+
+LETTERS_AT_ONCE = 100
+
+
+def export_events(
+    patterns: Annotated[
+        list[str] | None, typer.Argument(help="Which topics, as orders.*; all if none is given.")
+    ] = None,
+    *,
+    url: Url,
+    start: StartOption = "first",
+) -> None:
+    """Write what is stored by now to stdout, as lines of JSON that `import` reads."""
+    with opened(url) as store:
+        _read(store, patterns or [">"], start_of(start), _write)
+
+
+def import_events(
+    file: Annotated[Path, typer.Argument(help="Lines of JSON, as `export` writes them.")] = Path(
+        STDIN
+    ),
+    *,
+    url: Url,
+) -> None:
+    """Publish events as they were: with their ids, so that none is stored twice."""
+    repeated = 0
+
+    def count(receipts: Sequence[Receipt]) -> None:
+        nonlocal repeated
+        repeated += sum(one.duplicate for one in receipts)
+
+    source = nullcontext(sys.stdin.buffer) if str(file) == STDIN else file.open("rb")
+    with source as stream, opened(url, may_create=True) as store:
+        total = publish_lines(store, stream, message_of_line, count)
+    show_line(f"imported {counted(total - repeated, 'event')}, {repeated:,} were there already")
+
+
+def verify(*, url: Url) -> None:
+    """Read every record and every dead letter, and name the first that is damaged or missing."""
+    with opened(url) as store:
+        records = _read(store, [">"], "first", lambda message: None)
+        letters = _read_letters(store)
+    show_line(f"{counted(records, 'record')} and {counted(letters, 'dead letter')} are sound")
+
+
+def _read(
+    store: Store, patterns: Sequence[str], start: Start, use: Callable[[Message], None]
+) -> int:
+    """Read what is stored by now; give how many messages matched."""
+    total, last = 0, store.figures().last
+    with store.reading(patterns, start) as pages, progress("reading") as advance:
+        while not pages.has_passed(last):
+            for message in pages.next():
+                use(message)
+                total += 1
+                advance(1)
+    return total
+
+
+def _write(message: Message) -> None:
+    sys.stdout.write(f"{json_text(line_of(message))}\n")
+
+
+def _read_letters(store: Store) -> int:
+    total, before = 0, None
+    while letters := store.dead_letters(None, LETTERS_AT_ONCE, before):
+        total += len(letters)
+        before = letters[-1].id
+    return total

@@ -1,0 +1,154 @@
+"""A store, for code that is not async.
+
+The store's own event loop runs in a thread of its own. So commands can read and write files in the
+plainest way, and a signal ends them wherever they wait.
+"""
+
+__all__ = ("Pages", "Store", "Url", "opened")
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+import typer
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from eventbus.clock import SystemClock
+from eventbus.context import FailedDelivery
+from eventbus.errors import InvalidOption, UnsupportedByTransport
+from eventbus.message import Message, Receipt
+from eventbus.plugins import transport
+from eventbus.topics import check_pattern
+from eventbus.transports.base import KeepsDeadLetters, Source, SourceSpec, Start, Transport
+from eventbus.transports.figures import KeepsFigures, StoreFigures
+from eventbus.transports.sqlite import Settings
+
+Url: TypeAlias = Annotated[
+    str, typer.Option(envvar="EVENTBUS_URL", help="The store, as sqlite:///events.db.")
+]
+
+PER_PAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is asked of the transport: to read along, and leave no trace."""
+
+    patterns: Sequence[str]
+    start: Start
+    name: str = "eventbus-cli"
+    is_durable: bool = False
+    ack_wait: float = 30.0
+    max_deliveries: int = 1
+
+    def order_of(self, message: Message) -> str | None:
+        """Tell nothing: what is only read needs no order of keys."""
+        return None
+
+
+class Pages:
+    """Messages of a store, page by page."""
+
+    def __init__(self, portal: BlockingPortal, source: Source) -> None:
+        self._portal = portal
+        self._source = source
+
+    def next(self) -> Sequence[Message]:
+        """Wait for messages and take a page of them; now and then there are none in it."""
+        deliveries = self._portal.call(self._source.fetch, PER_PAGE)
+        return [one.message for one in deliveries]
+
+    def has_passed(self, position: int) -> bool:
+        """Tell whether all up to a position has been read."""
+        reached = self._source.reached
+        return reached is not None and reached >= position
+
+
+class Store:
+    """What a transport can do for a command."""
+
+    def __init__(self, portal: BlockingPortal, carrier: Transport[SourceSpec]) -> None:
+        self._portal = portal
+        self._transport = carrier
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
+        """Have messages accepted."""
+        return self._portal.call(self._transport.publish, messages)
+
+    @contextmanager
+    def reading(self, patterns: Sequence[str], start: Start) -> Generator[Pages]:
+        """Read what matches, from there on.
+
+        Raises:
+            InvalidPattern: One of the patterns is none.
+        """
+        for pattern in patterns:
+            check_pattern(pattern)
+        source = self._transport.open(_Reading(patterns, start))
+        with self._portal.wrap_async_context_manager(source) as opened_source:
+            yield Pages(self._portal, opened_source)
+
+    def figures(self) -> StoreFigures:
+        """Read what it holds.
+
+        Raises:
+            UnsupportedByTransport: It does not tell.
+        """
+        if not isinstance(self._transport, KeepsFigures):
+            raise UnsupportedByTransport("the transport of this URL tells no figures of its store")
+        return self._portal.call(self._transport.figures)
+
+    def dead_letters(
+        self, subscription: str | None, limit: int, before: str | None = None
+    ) -> list[FailedDelivery]:
+        """List dead letters, newest first."""
+        keeper = self._keeper()
+        return self._portal.call(
+            lambda: keeper.dead_letters(subscription, limit=limit, before=before)
+        )
+
+    def redrive(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+        """Deliver dead letters again."""
+        return self._portal.call(self._keeper().redrive, subscription, ids)
+
+    def purge(self, subscription: str | None, ids: Sequence[str] | None) -> int:
+        """Forget dead letters."""
+        return self._portal.call(self._keeper().purge, subscription, ids)
+
+    def _keeper(self) -> KeepsDeadLetters:
+        if not isinstance(self._transport, KeepsDeadLetters):
+            raise UnsupportedByTransport("the transport of this URL keeps no dead letters")
+        return self._transport
+
+
+@contextmanager
+def opened(url: str, *, may_create: bool = False) -> Generator[Store]:
+    """Open the store of a URL for the length of a block.
+
+    Raises:
+        InvalidOption: The URL has no store, or none yet.
+        UnknownTransport: No installed transport serves it.
+        StoreError: It cannot be opened, or not trusted.
+    """
+    carrier = _transport_of(url, may_create=may_create)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(carrier):
+        serving = portal.start_task_soon(carrier.serve)
+        try:
+            yield Store(portal, carrier)
+        finally:
+            serving.cancel()
+
+
+def _transport_of(url: str, *, may_create: bool) -> Transport[SourceSpec]:
+    scheme = url.partition(":")[0].lower()
+    if scheme == "memory":
+        raise InvalidOption(
+            "memory:// is within one process: give the URL of a store, as sqlite:///events.db"
+        )
+    if scheme == "sqlite" and not may_create:
+        path = Settings.of_url(url).path
+        if not path.exists():
+            raise InvalidOption(f"there is no store {path}: look at how it is spelt")
+    made: Callable[..., Transport[SourceSpec]] = transport
+    return made(url, SystemClock())

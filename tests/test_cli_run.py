@@ -1,0 +1,406 @@
+"""`eventbus run`, and what else a command has to do with processes, signals and terminals."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from eventbus.cli.children import follow_code, run_workers
+from eventbus.cli.run import SafeFormatter
+from tests.shell import Shell
+
+ROOT = Path(__file__).parents[1]
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+
+APPLICATION = """
+import os
+from pathlib import Path
+
+import anyio
+
+from eventbus import EventBus
+
+class Telling(EventBus):
+    async def drain(self) -> None:
+        print("draining in", os.getpid(), flush=True)
+        await super().drain()
+
+bus = Telling("sqlite:///events.db")
+
+@bus.on("work", name="work", start="first")
+async def work(event: str) -> None:
+    print("working in", os.getpid(), flush=True)
+    await anyio.sleep(event == "long" and 600)
+
+def make():
+    return bus
+
+class Shown(EventBus):
+    async def run(self) -> None:
+        print("served by", self.name)
+
+shown = Shown(name="shown")
+nothing = None
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder with an application, and forget what is imported from it."""
+    (tmp_path / "app.py").write_text(APPLICATION, "utf-8")
+    (tmp_path / "broken.py").write_text("import nowhere_to_be_found", "utf-8")
+    (tmp_path / "refused.py").write_text(
+        "from eventbus import EventBus\nbus = EventBus(queue_size=0)", "utf-8"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("app", "broken", "refused"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def shell(folder: Path) -> Shell:
+    """Give a shell whose commands work on the store of the application."""
+    return Shell(f"sqlite:///{folder}/events.db")
+
+
+class Program:
+    """A command in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.signal = process.send_signal
+
+    def line(self) -> str:
+        """Wait for the next line of its output."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def rest(self) -> tuple[int, str]:
+        """Wait for its end; give its code, and what it complained of."""
+        _, complaint = self.process.communicate()
+        return self.process.returncode, complaint
+
+
+@contextmanager
+def running(folder: Path, *words: str, **environment: str) -> Generator[Program]:
+    """Run a command until the block ends."""
+    process = subprocess.Popen(  # noqa: S603 - the commands are written below
+        [sys.executable, "-m", "eventbus", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+    try:
+        yield Program(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# --- finding the bus ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["app:shown", "--app-dir", "."], {}),
+        (["app:shown", "--backend", "trio"], {"EVENTBUS_APP_DIR": "."}),
+        ([], {"EVENTBUS_APP": "app:shown", "EVENTBUS_BACKEND": "trio"}),
+    ],
+)
+def test_run_serves_the_bus_of_a_module(
+    shell: Shell,
+    folder: Path,
+    words: list[str],
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is named by arguments or by the environment."""
+    monkeypatch.chdir(folder)
+
+    assert shell("run", *words, **environment).output == "served by shown\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["app"], "'app' names no bus: write module:attribute, as app:bus"),
+        (["app:"], "'app:' names no bus"),
+        (["nowhere:bus"], "there is no module 'nowhere' in"),
+        (["app.inner:bus"], "there is no module 'app.inner' in"),
+        (["app:bos"], "app has no attribute 'bos'; did you mean 'bus'?"),
+        (["app:nothing"], "app:nothing gives NoneType, no EventBus"),
+        (["app:make"], "app:make gives function, no EventBus: is it a --factory?"),
+        (["app:bus", "--factory"], "app:bus is no function: leave out --factory"),
+        (["app:bus", "--reload", "-w", "2"], "--reload follows the code with one process"),
+        (["refused:bus"], "queue_size=0"),
+    ],
+)
+def test_run_says_what_is_no_bus(
+    shell: Shell, folder: Path, words: list[str], sentence: str
+) -> None:
+    """Each mistake in naming it is one sentence: code 2."""
+    ended = shell("run", *words, "--app-dir", str(folder))
+
+    assert (ended.code, ended.output) == (2, "")
+    assert ended.complaint.startswith(f"eventbus: {sentence}")
+
+
+def test_an_application_that_cannot_be_imported_shows_why(shell: Shell, folder: Path) -> None:
+    """A fault inside of the application has its traceback."""
+    with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
+        shell("run", "broken:bus", "--app-dir", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("package", "words"), [("watchfiles", ["--reload"]), ("trio", ["--backend", "trio"])]
+)
+def test_what_an_option_needs_is_named(
+    shell: Shell, package: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has not installed it is told how to."""
+
+    def find_nothing(name: str) -> None: ...
+
+    monkeypatch.setattr("eventbus.cli.run.find_spec", find_nothing)
+    ended = shell("run", "app:bus", *words)
+
+    assert ended.code == 2
+    assert package in ended.complaint
+    assert "pip install" in ended.complaint
+
+
+def test_what_is_logged_drives_no_terminal() -> None:
+    """The text of an error may hold what an event held."""
+    record = logging.LogRecord("eventbus", logging.ERROR, "", 0, "a %s\nb", ("\x1b[31m",), None)
+    assert SafeFormatter("%(message)s").format(record) == "a \\u001b[31m\nb"
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("words", [[], ["--workers", "2"], ["--reload"]], ids=str)
+def test_the_first_signal_drains(
+    folder: Path, shell: Shell, backend: str, words: list[str]
+) -> None:
+    """What was published is handled, and then a signal ends it with code 0."""
+    shell("publish", "work", '"short"')
+    with running(folder, "run", "app:bus", *words, EVENTBUS_BACKEND=backend) as program:
+        assert program.line().startswith("working in ")
+        program.signal(signal.SIGINT)
+
+        code, complaint = program.rest()
+        assert code == 0
+        assert "Traceback" not in complaint
+
+
+@posix
+@pytest.mark.parametrize("words", [[], ["--workers", "2"], ["--reload"]], ids=str)
+def test_the_second_signal_stops(folder: Path, shell: Shell, words: list[str]) -> None:
+    """Who asks twice does not want to wait for a handler: code 1."""
+    shell("publish", "work", '"long"')
+    with running(folder, "run", "app:make", "--factory", *words) as program:
+        working, _, pid = program.line().partition(" in ")
+        assert working == "working"
+        program.signal(signal.SIGTERM)
+        while program.line() != f"draining in {pid}":
+            pass
+        program.signal(signal.SIGTERM)
+
+        code, complaint = program.rest()
+        assert code == 1
+        assert "Traceback" not in complaint
+
+
+@posix
+def test_an_interrupt_ends_tail(folder: Path, shell: Shell) -> None:
+    """What is published while it looks is shown; an interrupt is how it ends, with code 0."""
+    shell("publish", "n", "1")
+    with running(folder, "tail", "--from", "first", EVENTBUS_URL=shell.url) as program:
+        assert program.line().endswith("n  1\n")
+        shell("publish", "n", "2")
+        assert program.line().endswith("n  2\n")
+        program.signal(signal.SIGINT)
+
+        assert program.rest() == (0, "")
+
+
+@posix
+def test_an_interrupt_ends_a_publish_that_waits(folder: Path, shell: Shell) -> None:
+    """It is no success, but no traceback either."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "EVENTBUS_URL": shell.url}
+    with subprocess.Popen(
+        [sys.executable, "-m", "eventbus", "publish", "n", "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"1\n")
+        process.stdin.flush()
+        assert b'"position":1' in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate()
+
+    assert (process.returncode, complaint) == (130, b"")
+
+
+@posix
+def test_a_reader_that_has_enough_ends_the_command(folder: Path, shell: Shell) -> None:
+    """As with `| head -1`: nothing is said, and the code is 1."""
+    shell("publish", "n", typed="\n".join('"' + "x" * 100 + '"' for _ in range(2000)))
+    with running(folder, "export", EVENTBUS_URL=shell.url) as program:
+        assert program.line().startswith("{")
+        assert program.process.stdout is not None
+        program.process.stdout.close()
+        assert program.process.stderr is not None
+
+        assert program.process.stderr.read() == ""
+        assert program.process.wait() == 1
+
+
+@posix
+def test_top_draws_on_a_terminal(folder: Path, shell: Shell) -> None:
+    """It draws until it is interrupted."""
+    import pty
+
+    shell.give_up_on({"order_id": "o-1"})
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "EVENTBUS_URL": shell.url}
+    with subprocess.Popen(
+        [sys.executable, "-m", "eventbus", "top", "--interval", "0.05"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**environment, "TERM": "xterm", "COLUMNS": "150"},
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while b"books" not in seen:
+            seen += os.read(ours, 4096)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # as Linux has it, once nobody is at the other end
+            while os.read(ours, 4096):
+                pass
+        assert process.stderr is not None
+        assert (process.wait(), process.stderr.read()) == (0, b"")
+    os.close(ours)
+
+
+# --- children -------------------------------------------------------------------------------------
+
+CHILD = """
+import os, signal, sys, time
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+signals = []
+signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+(folder / f"begun-{os.getpid()}").touch()
+needed = int(sys.argv[2])
+while len(signals) < needed and not (folder / "crash").exists():
+    time.sleep(0.01)
+(folder / f"ended-{os.getpid()}").touch()
+raise SystemExit(needed - 1 if signals else 3)
+"""
+
+
+def child(folder: Path, signals: int = 1) -> Sequence[str]:
+    """Write the command of a child that ends at its first or second signal, with code 0 or 1."""
+    return [sys.executable, "-c", CHILD, str(folder), str(signals)]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for a state that nothing tells of."""
+    with anyio.fail_after(30):
+        while not is_so():  # noqa: ASYNC110 - there is no event for it
+            await anyio.sleep(0.01)
+
+
+def count(folder: Path, what: str) -> int:
+    """Count the children that have begun, or ended."""
+    return len(list(folder.glob(f"{what}-*")))
+
+
+@posix
+async def test_workers_get_the_signals_of_their_parent(tmp_path: Path) -> None:
+    """One signal ends all of them, each once; all well is code 0."""
+    codes: list[int] = []
+
+    async def serve() -> None:
+        codes.append(await run_workers(child(tmp_path), 2))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        await until(lambda: count(tmp_path, "begun") == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert (codes, count(tmp_path, "ended")) == ([0], 2)
+
+
+@posix
+async def test_workers_get_the_second_signal_too(tmp_path: Path) -> None:
+    """A child that had to be stopped makes it code 1."""
+    codes: list[int] = []
+
+    async def serve() -> None:
+        codes.append(await run_workers(child(tmp_path, 2), 2))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        await until(lambda: count(tmp_path, "begun") == 2)
+        while not codes:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await anyio.sleep(0.05)
+            if count(tmp_path, "ended") == 2:
+                break
+
+    assert codes == [1]
+
+
+@posix
+async def test_a_worker_that_ends_takes_the_others_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever watches the parent sees that something is wrong: code 1."""
+    (tmp_path / "crash").touch()
+    with anyio.fail_after(30):
+        assert await run_workers(child(tmp_path), 2) == 1
+
+    assert "ended by itself, with code 3" in capsys.readouterr().err
+
+
+@posix
+async def test_changed_code_starts_anew(tmp_path: Path) -> None:
+    """The old process ends before the new one begins; a signal ends that one too."""
+    code = tmp_path / "code"
+    code.mkdir()
+    codes: list[int] = []
+
+    async def serve() -> None:
+        codes.append(await follow_code(child(tmp_path), [code]))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        await until(lambda: count(tmp_path, "begun") == 1)
+        (code / "app.py").write_text("n = 1")
+        await until(lambda: count(tmp_path, "begun") == 2)
+        assert count(tmp_path, "ended") == 1
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert (codes, count(tmp_path, "ended")) == ([0], 2)
