@@ -5,7 +5,7 @@ until it returns, so that stuck ones never add up to more than there are places.
 name, and keeps nobody waiting when the bus closes, nor the interpreter when it exits.
 """
 
-__all__ = ("Threads",)
+__all__ = ("Threads", "busy_threads")
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,8 +14,10 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Generic, TypeVar, cast
+from weakref import WeakSet
 
 from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 
 from eventbus._loop import (
     CallSoon,
@@ -27,6 +29,11 @@ from eventbus._loop import (
 )
 
 R = TypeVar("R")
+
+
+def busy_threads() -> int:
+    """Count the threads at work for buses of the loop that runs now, without the loop's own."""
+    return sum(pool.busy for pool in _POOLS.get(WeakSet[_Pool]()))
 
 
 class Threads:
@@ -123,6 +130,10 @@ class _Pool:
         self._new_wake_up = wake_up_type()
         self._idle: list[_Thread] = []
         self._is_closed = False
+        self.busy = 0
+        pools = _POOLS.get(WeakSet[_Pool]())
+        pools.add(self)
+        _POOLS.set(pools)
 
     async def run(self, function: Callable[[], R]) -> R:
         """Run a function in a thread and wait for it; cancelled, the thread runs on."""
@@ -135,6 +146,7 @@ class _Pool:
                 context.run(self._serve, scope, call.make)
                 self._call_soon(lambda: self._returned(thread, call))
 
+            self.busy += 1
             thread.jobs.put(serve)
             await call.made.wait()
         return call.outcome()
@@ -149,11 +161,15 @@ class _Pool:
         self._idle.clear()
 
     def _returned(self, thread: "_Thread", call: "_Call[R]") -> None:
+        self.busy -= 1
         if self._is_closed:
             thread.jobs.put(None)
         else:
             self._idle.append(thread)
         call.made.set()
+
+
+_POOLS: RunVar[WeakSet[_Pool]] = RunVar("eventbus thread pools")
 
 
 class _Thread(Thread):

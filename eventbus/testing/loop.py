@@ -26,6 +26,7 @@ from anyio.lowlevel import RunVar
 
 from eventbus.clock import SystemClock
 from eventbus.errors import InvalidOption
+from eventbus.threads import busy_threads
 
 Backend: TypeAlias = tuple[str, dict[str, Any]]
 """The name of an event loop and its options, as anyio takes them."""
@@ -77,7 +78,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Tell whether something outside is at work, so that time must pass by itself."""
         has_files = len(self._jumping.get_map()) > self._jumping.own_files
         has_processes = any(one.get_returncode() is None for one in self._processes)
-        return has_files or has_processes or self._executing > 0 or _busy_threads() > 0
+        threads = self._executing + busy_threads() + _busy_workers()
+        return has_files or has_processes or threads > 0
 
     def run_in_executor(  # type: ignore[override]  # typeshed's names for the arguments differ
         self, executor: Executor | None, func: Any, *args: Any
@@ -156,7 +158,7 @@ class _JumpingSelector(BaseSelector):
         self._inner.close()
 
 
-def _busy_threads() -> int:
+def _busy_workers() -> int:
     """Count anyio's worker threads that have not reported back; it tells this nowhere in public."""
     workers: RunVar[set[object]] | None = getattr(anyio_asyncio, "_threadpool_workers", None)
     idle: RunVar[deque[object]] | None = getattr(anyio_asyncio, "_threadpool_idle_workers", None)
