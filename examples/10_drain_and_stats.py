@@ -3,7 +3,7 @@
 Prints:
 
     queued 3, handled 0
-    BusClosed: <EventBus 'press', draining> takes nothing new: publish before it drains or closes
+    BusClosed: <EventBus 'press', drained> takes nothing new: publish before it drains or closes
     queued 0, handled 3
     published 4, to nobody 1, delivered 3, failed 1, lost 1
 """

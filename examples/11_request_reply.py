@@ -26,7 +26,6 @@ class Quote(BaseModel):
 
 QUOTE = RequestTopic("pricing.quote", str, Quote, raises=[SoldOut])
 bus = EventBus()
-logging.getLogger("eventbus").setLevel(logging.CRITICAL)  # failures are logged where they happen
 
 
 @bus.on(QUOTE)
@@ -50,6 +49,7 @@ async def ask(sku: str) -> str:
 
 
 async def main() -> None:
+    logging.getLogger("eventbus").addHandler(logging.NullHandler())  # else failures go to stderr
     async with bus:
         for sku in ("an apple", "a pear", "a plum", "a melon"):
             print(f"{sku}: {await ask(sku.split()[1])}")
