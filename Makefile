@@ -22,6 +22,7 @@ help: ## this list
 setup: $(VENV)/.installed ## an environment in .venv with the project and its tools
 
 $(VENV)/.installed: $(PROJECTS)
+	@test -e $@ || echo "setting up $(VENV), once: a minute or two" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -e '.[dev]' $(PLUGINS)
 	@touch $@

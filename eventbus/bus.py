@@ -6,7 +6,6 @@ the task boundary `dispatch.py` takes over.
 
 __all__ = ("EventBus",)
 
-import logging
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import (
@@ -26,6 +25,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeForm, TypeVar, Unpack
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock, SystemClock, seconds_of
 from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
@@ -39,6 +39,7 @@ from eventbus.middleware import Correlate, Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, innermost
 from eventbus.plugins import exchange_for
 from eventbus.probe import Probe
+from eventbus.publishing import did_you_mean
 from eventbus.queue import Activity, Overflow
 from eventbus.registration import (
     SUBSCRIBE_OPTIONS,
@@ -64,8 +65,6 @@ C = TypeVar("C", default=Any)
 M = TypeVar("M")
 N = TypeVar("N")
 P = TypeVar("P")
-
-logger = logging.getLogger("eventbus")
 
 
 class Phase(Enum):
@@ -97,7 +96,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         schedule_size: How many messages may be scheduled for later at once.
         threads: How many handlers that are not async may run at once.
         clock: Where the time comes from, for tests.
-        name: What the bus is called, in logs.
+        name: What the bus is called: each line it logs begins so, and says so in the field `bus`.
 
     Example:
         >>> bus = EventBus(middleware=[DeadLetter(), Retry(attempts=3), Timeout(5.0)])
@@ -130,12 +129,13 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         check_positive("schedule_size", schedule_size)
         check_overflow("overflow", overflow)
         self.name = "eventbus" if name is None else name
+        self.logger = BusLogger(name)
         self.clock: Clock = clock or SystemClock()
         self._activity = Activity()
         self._drain_seconds = seconds_of("drain_timeout", drain_timeout)
         self._timers = Timers(self.clock)
         self._exchange = exchange_for(url, self.clock, self._timers)
-        known, layers = Contracts(contracts), check_middleware(middleware)
+        known, layers = Contracts(contracts, logger=self.logger), check_middleware(middleware)
         Requesting.__init__(
             self,
             self._exchange,
@@ -364,10 +364,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
     def _tell_of_draining(self) -> None:
         each = self.stats().subscriptions.values()
-        logger.info(
-            "%r drains %s, for at most %g s; a second signal stops at once",
-            self,
-            counted(sum(one.queue_depth + one.in_flight for one in each), "delivery", "deliveries"),
+        self.logger.info(
+            "the bus drains %s, for at most %g s; a second signal stops at once",
+            counted(sum(one.queue_depth + one.in_flight for one in each), "delivery"),
             self._drain_seconds,
         )
 
@@ -399,9 +398,11 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         `before=` an id gives those that failed before that one: the next page.
 
         Raises:
-            InvalidOption: A limit below 1, or an id that is not kept.
+            InvalidOption: A limit below 1, an id that is not kept, or a subscription that neither
+                is there nor left any.
         """
         await checkpoint()
+        await self._refuse_unknown(subscription)
         return await self._exchange.list_dead_letters(subscription, limit=limit, before=before)
 
     async def redrive(
@@ -414,18 +415,36 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
         Raises:
             DeadlockError: As `publish`; the rest stays.
+            InvalidOption: The subscription neither is there nor has dead letters.
             NotStarted, BusClosed: The bus is not running.
         """
         await checkpoint()
         self.require_open()
+        await self._refuse_unknown(subscription)
         return await self._exchange.redrive(subscription, ids)
 
     async def purge_dead_letters(
         self, subscription: str | None = None, *, ids: Sequence[str] | None = None
     ) -> int:
-        """Forget dead letters: these ids, those of a subscription, or all. Gives how many."""
+        """Forget dead letters: these ids, those of a subscription, or all. Gives how many.
+
+        Raises:
+            InvalidOption: The subscription neither is there nor has dead letters.
+        """
         await checkpoint()
+        await self._refuse_unknown(subscription)
         return await self._exchange.purge_dead_letters(subscription, ids)
+
+    async def _refuse_unknown(self, subscription: str | None) -> None:
+        """Refuse a name that is misspelt; a transport that others share may know more of them."""
+        known = self._registry.subscriptions
+        if subscription is None or subscription in known or not self._feeds:
+            return
+        if not await self._exchange.list_dead_letters(subscription, limit=1, before=None):
+            raise InvalidOption(
+                f"{subscription!r} is no subscription and has no dead letters: give the name of "
+                f"one, as bus.stats().subscriptions has them{did_you_mean(subscription, known)}"
+            )
 
     async def forget(self, name: str, /) -> None:
         """Forget a durable subscription: where it was, and what it has not settled.
@@ -554,16 +573,17 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             abandoned = self._registry.stop() + self._schedule.stop()
             abandoned += self.abandon_inbox()
             if abandoned:
-                logger.warning("%r ended with %d deliveries abandoned", self, abandoned)
+                self.logger.warning(
+                    "the bus ended with %s abandoned", counted(abandoned, "delivery")
+                )
             await self._exchange.__aexit__(None, None, None)
             self._enter(Phase.CLOSED)
 
     def _warn_of_stuck_threads(self) -> None:
         if stuck := self._runtime.threads.stuck:
-            logger.warning(
-                "%r ended while %d threads still run handlers, of %s: they cannot be stopped",
-                self,
-                len(stuck),
+            self.logger.warning(
+                "the bus ended, and handlers still run in %s, of %s: threads cannot be stopped",
+                counted(len(stuck), "thread"),
                 ", ".join(sorted(set(stuck))),
             )
 

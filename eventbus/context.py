@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
 from pydantic import BaseModel
 from typing_extensions import Unpack
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock, seconds_of, uuid7_text
 from eventbus.contracts import Topic
 from eventbus.errors import AlreadySettled, InvalidOption, QueueFull
@@ -84,6 +85,11 @@ class Origin(Protocol):
     @property
     def clock(self) -> Clock:
         """Where the time comes from."""
+        ...
+
+    @property
+    def logger(self) -> BusLogger:
+        """Where the bus logs."""
         ...
 
     def tell_failures(self, listener: Callable[[Entry], None]) -> None:

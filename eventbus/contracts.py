@@ -7,7 +7,6 @@ topic beats those for patterns; among patterns the narrowest model governs.
 
 __all__ = ("Contracts", "RequestTopic", "Stated", "Topic")
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -28,6 +27,7 @@ from typing import (
 from typing_extensions import ReadOnly, TypeForm, get_type_hints, is_typeddict
 
 from eventbus.answers import Answer, answer_of
+from eventbus.bus_logger import BusLogger
 from eventbus.errors import ContractError, InvalidOption, InvalidTopic, UnknownTopic
 from eventbus.fitting import fits, holds
 from eventbus.schema import Schema, is_raw, is_same_model, schema_of
@@ -45,8 +45,6 @@ from eventbus.topics import (
 M = TypeVar("M")
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-logger = logging.getLogger("eventbus")
 
 
 # --- What users name ------------------------------------------------------------------------------
@@ -180,7 +178,10 @@ class Contracts:
         InvalidPattern: A key is neither a topic nor a pattern.
     """
 
-    def __init__(self, declared: type[object] | None = None) -> None:
+    def __init__(
+        self, declared: type[object] | None = None, *, logger: BusLogger | None = None
+    ) -> None:
+        self._logger = logger or BusLogger()
         contracts = () if declared is None else _declared_in(declared)
         self.is_closed = declared is not None
         self._literal = {one.pattern: one for one in contracts if is_literal(one.pattern)}
@@ -266,7 +267,7 @@ class Contracts:
                 "that model, a base of it, or one with fields it has"
             )
         if misfits and not silent:
-            logger.warning(
+            self._logger.warning(
                 "subscription %r takes %s, but %s: those events become its dead letters; narrow "
                 'its patterns, or pass invalid="skip"',
                 subscription,

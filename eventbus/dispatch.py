@@ -41,7 +41,7 @@ from eventbus.errors import HandlerTimeout, InvalidHandler
 from eventbus.message import Delivery, Entry, LaterDelivery, delivery_of
 from eventbus.middleware.chain import CallNext, compose, layers_of
 from eventbus.queue import DeliveryQueue
-from eventbus.responding import answering, comes_too_late, tell_caller
+from eventbus.responding import answering, comes_too_late, is_answer, tell_caller
 from eventbus.retry import Backoff
 from eventbus.settling import (
     ACKED,
@@ -54,8 +54,7 @@ from eventbus.settling import (
 )
 from eventbus.subscription import Member, Subscription, Worker
 from eventbus.transports.base import Ack, Dead, RetryLater
-
-logger = logging.getLogger("eventbus")
+from eventbus.wording import counted
 
 SLICE_SECONDS = 200e-6
 # Handlers between two looks at the watch, at first, and where they turn out to be quick: what is
@@ -63,8 +62,10 @@ SLICE_SECONDS = 200e-6
 # found anew each time it was 0.05 F.
 PACE = 16
 FASTEST_PACE = 128
+SOON_SECONDS = 0.0005  # and what is less is told as none
 
 _ACK = Ack()
+_NOTHING_ASKED: Asked | None = None  # its type, for what begins with it to become more
 
 Call: TypeAlias = Callable[..., Awaitable[object]]
 
@@ -146,11 +147,11 @@ async def deliver(  # noqa: C901 - see below
                     context.entry = entry
                     context.origin = subscription
                     context.lagged = queue.dropped and subscription.take_lagged(queue)
-                    context.asked = None
+                    context.asked = _NOTHING_ASKED
                     context.is_handled = False
                     await link(context)
                     if context.asked is not None:
-                        await carry_out(subscription, context.asked)  # type: ignore[unreachable]  # `link` filled it
+                        await carry_out(subscription, context.asked)
                     if not context.is_handled:
                         subscription.counts.filtered += 1
             except BaseException as error:  # noqa: BLE001 - raises again what is no failure
@@ -272,6 +273,8 @@ def delay_of_next(
 ) -> float | None:
     """Tell how many seconds after a failed attempt there is another; None if it was the last."""
     retry = subscription.retry
+    if is_answer(subscription, delivery.message, error):
+        return None
     if isinstance(error, RetryAsked):
         is_last = delivery.attempt >= subscription.max_deliveries
         backoff = Backoff() if retry is None else retry.backoff
@@ -311,12 +314,12 @@ def _tell_of_the_end(
     keep: bool,
 ) -> None:
     is_agreed = told is not None and bool(told.declared)  # an answer, as much as a reply
-    logger.log(
+    subscription.host.logger.log(
         logging.INFO if is_agreed else logging.ERROR,
-        "%s gives up %r after %d attempts, %s",
+        "%s gives up %r after %s, %s",
         subscription.name,
         delivery.message,
-        delivery.attempt,
+        counted(delivery.attempt, "attempt"),
         "a dead letter now" if keep else _why_none(subscription, told),
         exc_info=None if is_agreed else _without_our_frames(error),
     )
@@ -345,13 +348,15 @@ async def retry_later(
 ) -> None:
     """Settle a delivery as to be attempted again; `then` is called when that comes, or cannot."""
     subscription.counts.retried += 1
-    logger.warning(
-        "%s failed attempt %d of %d at %r, trying again in %.3f s: %r",
+    is_asked = isinstance(error, RetryAsked) and not isinstance(error, Unsettled)
+    subscription.host.logger.warning(
+        "%s %s attempt %d of %d at %r, trying again %s: %r",
         subscription.name,
+        "asks for more than" if is_asked else "failed",
         delivery.attempt,
         subscription.max_deliveries,
         delivery.message,
-        delay,
+        f"in {delay:.3f} s" if delay >= SOON_SECONDS else "at once",
         error,
     )
     await subscription.source.settle([(delivery, RetryLater(delay, then))])
@@ -369,7 +374,7 @@ async def _hold(
 
 
 async def _tell_of_ignored_cancellation(worker: Worker) -> None:
-    logger.error(
+    worker.subscription.host.logger.error(
         "%s returned though it was cancelled: its handler, or a middleware, catches cancellation "
         "and has to raise it again; unless it ended in that very moment",
         worker.subscription.name,

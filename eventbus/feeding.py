@@ -7,7 +7,6 @@ policies. How each delivery ended goes back to the source.
 
 __all__ = ("FedExchange",)
 
-import logging
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -41,8 +40,6 @@ from eventbus.transports.base import (
 )
 from eventbus.transports.memory import abandon, show
 from eventbus.transports.route import Route
-
-logger = logging.getLogger("eventbus")
 
 
 class Feed:
@@ -173,7 +170,9 @@ class Feed:
         if subscription.options.skips_invalid:
             await self.settle([(delivery, Ack())])
             return
-        logger.warning("%s refuses %r: %s", subscription.name, delivery.message, _flaws(error))
+        subscription.host.logger.warning(
+            "%s refuses %r: %s", subscription.name, delivery.message, _flaws(error)
+        )
         unbegun = LaterDelivery(delivery.message, delivery.event, attempt=0, token=delivery.token)
         failure = FailedDelivery.of(
             unbegun, subscription.name, error, now=self._exchange.clock.now()

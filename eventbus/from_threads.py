@@ -2,7 +2,6 @@
 
 __all__ = ("PublishingFromThreads",)
 
-import logging
 from collections.abc import Awaitable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeVar, overload
@@ -19,10 +18,9 @@ from eventbus.middleware.chain import compose_publish
 from eventbus.publisher import TURNS, Publishing, later_of
 from eventbus.publishing import PublishOptions, traits_of
 from eventbus.queue import wait_for_places
+from eventbus.wording import counted
 
 M = TypeVar("M")
-
-logger = logging.getLogger("eventbus")
 
 
 class PublishingFromThreads(Publishing):
@@ -129,7 +127,7 @@ class PublishingFromThreads(Publishing):
             await sending
         except Exception:
             self._lost += len(messages)
-            logger.exception("%r, published from a thread, is lost", messages[0])
+            self.logger.exception("%r, published from a thread, is lost", messages[0])
         except BaseException:
             if self._abandoned == abandoned:  # cancelled in the middleware
                 self._abandoned += len(messages)
@@ -152,7 +150,9 @@ class PublishingFromThreads(Publishing):
             self._abandoned += refused
             if not isinstance(error, BusClosed):
                 raise
-            logger.warning("%d messages from threads abandoned: their queues stayed full", refused)
+            self.logger.warning(
+                "%s from threads abandoned: their queues stayed full", counted(refused, "message")
+            )
         self._turns -= len(messages)
 
     def open_inbox(self) -> Inbox[Message]:

@@ -91,7 +91,9 @@ def transport(url: str, clock: Clock) -> Transport[Any]:
 def _split(url: object) -> tuple[str, str]:
     """Split after the scheme; `urlsplit` would raise errors that show the rest."""
     if not isinstance(url, str):
-        raise InvalidOption(f"the URL is {type(url).__name__}, not text: give one as 'memory://'")
+        raise InvalidOption(
+            f"the type of the URL is {type(url).__name__}, not str: give one as 'memory://'"
+        )
     scheme, colon, rest = url.partition(":")
     is_scheme = colon and scheme.replace("+", "").replace("-", "").isalnum()
     return (scheme.lower(), rest) if is_scheme else ("", url)

@@ -8,7 +8,6 @@ a publish nothing.
 
 __all__ = ("TURNS", "Publishing", "later_of")
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast, overload
 
@@ -16,6 +15,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from pydantic import BaseModel
 from typing_extensions import Unpack
 
+from eventbus.bus_logger import BusLogger
 from eventbus.cache import BoundedCache
 from eventbus.clock import Clock
 from eventbus.context import Payload
@@ -49,7 +49,6 @@ from eventbus.transports.route import Route, require_room
 
 M = TypeVar("M")
 
-logger = logging.getLogger("eventbus")
 
 ROUTES_KEPT = 8192
 QUEUES_KEPT = 1_000_000  # in all routes together: 100,000 subscriptions to `>` are one route each
@@ -83,6 +82,8 @@ class _QuickOutsideHandlers:
 class Publishing:
     """What `EventBus` publishes with."""
 
+    logger: BusLogger
+
     def __init__(
         self,
         transport: Exchange,
@@ -106,7 +107,9 @@ class Publishing:
         self._now = clock.now
         self._routes: BoundedCache[Topic[Any] | str, Route] = BoundedCache(ROUTES_KEPT)
         self._queues_kept = 0
-        self._schedule = Schedule(schedule_size, clock, timers, self.activity, self._send_due)
+        self._schedule = Schedule(
+            schedule_size, clock, timers, self.activity, self._send_due, self.logger
+        )
         self._layers = check_publish_middleware(middleware)
         self._feeds = transport.capabilities.feeds
         self._is_careful = bool(self._layers) or not self._feeds
@@ -497,7 +500,7 @@ class Publishing:
             if len(messages) > 1:
                 return [waiter for one in messages for waiter in self._feed_late(topic, [one])]
             self._lost += 1
-            logger.error("%r is lost, as nobody is left to be told: %s", messages[0], error)
+            self.logger.error("%r is lost, as nobody is left to be told: %s", messages[0], error)
             return ()
         if not route.matched:
             self.unmatched += len(messages)

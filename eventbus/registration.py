@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from inspect import Parameter
+from inspect import Parameter, formatannotation
 from typing import Any, Generic, Literal, TypeAlias, TypeGuard, Union, cast, get_args
 
 from pydantic import BaseModel
@@ -163,7 +163,9 @@ class Registration:
         options = check_options(options, HANDLER_OPTIONS, "on")
         if topics:
             if model is not Parameter.empty:
-                raise InvalidOption(f"model={model!r}: a Topic says its model itself; leave it out")
+                raise InvalidOption(
+                    f"model={formatannotation(model)}: a Topic says its model itself; leave it out"
+                )
             model = Union[tuple(topic.model for topic in topics)]  # noqa: UP007 - made at run time
         return cls(
             patterns=texts,
@@ -348,8 +350,9 @@ def _refuse_other_model(handler: Callable[..., object], annotation: object, mode
         return
     if not issubclass(model, annotation):
         raise InvalidHandler(
-            f"{getattr(handler, '__qualname__', handler)!r} takes {annotation!r}, but is "
-            f"registered for {model!r}: annotate the event with that model, or a base of it"
+            f"{getattr(handler, '__qualname__', handler)!r} takes {formatannotation(annotation)}, "
+            f"but is registered for {formatannotation(model)}: annotate the event with that model, "
+            "or a base of it"
         )
 
 

@@ -12,7 +12,7 @@ from eventbus.clock import seconds_of
 from eventbus.contracts import Contracts, Stated, Topic
 from eventbus.errors import DuplicateSubscription, InvalidOption, UnsupportedByTransport
 from eventbus.handlers import check_name, default_name
-from eventbus.middleware import DeadLetter, Middleware, Policy
+from eventbus.middleware import DeadLetter, Middleware, Policy, Retry
 from eventbus.middleware.chain import innermost
 from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
@@ -204,6 +204,7 @@ class Registry:
             (*self._defaults.middleware, *own),
             answer=registration.answer,
             buries_requests=bool(own) and innermost(own, DeadLetter) is not None,
+            retries_answers=bool(own) and innermost(own, Retry) is not None,
         )
 
     def _options(
@@ -213,6 +214,7 @@ class Registry:
         *,
         answer: Answer | None = None,
         buries_requests: bool = False,
+        retries_answers: bool = False,
     ) -> Options:
         told = cast("HandlerOptions[Any]", given)
         is_named = bool(told.get("name") or told.get("group"))
@@ -231,6 +233,7 @@ class Registry:
             middleware=middleware,
             answer=answer,
             buries_requests=buries_requests,
+            retries_answers=retries_answers,
         )
 
     def _check_fit(self, subscription: Subscription) -> None:
@@ -293,9 +296,10 @@ class Registry:
         if told.answer != group.options.answer:
             differs.append("reply")
         if differs:
+            same = "the same function object" if {"where", "key"} & {*differs} else "the same"
             raise InvalidOption(
                 f"group={group.name!r} differs in {' and '.join(differs)}: its handlers share "
-                "messages, so say the same, leave the option out, or take another group"
+                f"messages, so say {same}, leave it out, or take another group"
             )
         return group
 

@@ -9,7 +9,7 @@ __all__ = ("Requesting",)
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import timedelta
-from inspect import Parameter
+from inspect import Parameter, formatannotation
 from typing import Any, TypeVar, cast, overload
 
 from anyio import CancelScope
@@ -270,7 +270,9 @@ class Requesting(Publishing):
         """Learn what a `RequestTopic` states, check a string; give the name and its answers."""
         if isinstance(topic, RequestTopic):
             if reply is not Parameter.empty:
-                raise InvalidOption(f"reply={reply!r}: a RequestTopic says its own; leave it out")
+                raise InvalidOption(
+                    f"reply={formatannotation(reply)}: a RequestTopic says its own; leave it out"
+                )
             stated = cast("RequestTopic[object, object]", topic)
             if self.contracts.learn(stated):
                 self.forget_routes()

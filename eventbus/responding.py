@@ -4,7 +4,7 @@ The reply goes out when the attempt has succeeded: after what the handler publis
 context, as the acknowledgement of any other delivery.
 """
 
-__all__ = ("answering", "comes_too_late", "refuse_request", "tell_caller")
+__all__ = ("answering", "comes_too_late", "is_answer", "refuse_request", "tell_caller")
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -63,6 +63,17 @@ def comes_too_late(subscription: Subscription, message: Message, delay: float) -
         return False
     due = subscription.host.clock.now() + delay
     return traits.expires_at is not None and due >= traits.expires_at
+
+
+def is_answer(subscription: Subscription, message: Message, error: BaseException) -> bool:
+    """Tell whether a failure is an answer that the topic declares, and the caller waits for it.
+
+    A `Retry` of the responder's own, or its router's, may still ask for another attempt.
+    """
+    options = subscription.options
+    if options.answer is None or options.retries_answers or reply_to_of(message) is None:
+        return False
+    return isinstance(error, options.answer.raises)
 
 
 def tell_caller(

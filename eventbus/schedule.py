@@ -7,16 +7,15 @@ up.
 
 __all__ = ("Later", "Schedule")
 
-import logging
 from collections.abc import Callable, Sequence
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.errors import QueueFull
 from eventbus.message import Entry, Message
 from eventbus.queue import Activity, Waiter
 from eventbus.timers import Heap, Timers
-
-logger = logging.getLogger("eventbus")
+from eventbus.wording import counted
 
 
 class Later:
@@ -79,7 +78,9 @@ class Schedule:
         timers: Timers,
         activity: Activity,
         send: Callable[[Message], Sequence[Waiter[Entry]]],
+        logger: BusLogger,
     ) -> None:
+        self._logger = logger
         self.abandoned = 0
         self._size = size
         self.clock = clock
@@ -181,9 +182,9 @@ class Schedule:
     def _tell(self) -> None:
         """Say how many are abandoned, in one line: they may be a million."""
         if self._untold:
-            logger.warning(
-                "%d scheduled messages abandoned: they would be due after the bus has ended",
-                self._untold,
+            self._logger.warning(
+                "%s abandoned: due after the bus has ended",
+                counted(self._untold, "scheduled message"),
             )
             self._untold = 0
 

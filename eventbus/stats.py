@@ -2,7 +2,7 @@
 
 __all__ = ("BusStats", "SubscriptionStats", "read_bus", "read_subscription")
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from eventbus.message import Delivery, Message
@@ -65,12 +65,43 @@ class BusStats:
     in_flight: int
     subscriptions: Mapping[str, SubscriptionStats]
 
+    def __str__(self) -> str:
+        """Show the figures as aligned lines: of the bus, then of each subscription.
+
+        Of the figures that stay 0 as long as nothing is wrong, those are shown that are not 0.
+        """
+        each = self.subscriptions.values()
+        shown = [one for one in _SHOWN if one in _ALWAYS or any(getattr(s, one) for s in each)]
+        rows = [[_label(name) for name in ("subscription", *shown)]]
+        rows += [[one.name, *(_text(getattr(one, name)) for name in shown)] for one in each]
+        heading = f"published {self.published}, unmatched {self.unmatched}"
+        late = f", late replies {self.late_replies}" if self.late_replies else ""
+        return "\n".join([heading + late, *_aligned(rows)] if each else [heading + late])
+
 
 _SUMMED = tuple(
     field.name
     for field in fields(BusStats)
     if field.name not in {"published", "unmatched", "late_replies", "subscriptions"}
 )
+
+_SHOWN = (*_SUMMED, "queue_depth", "lag", "oldest_age")
+_ALWAYS = frozenset({"delivered", "succeeded", "failed", "queue_depth"})
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _text(figure: float) -> str:
+    return str(figure) if isinstance(figure, int) else f"{figure:.1f} s"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *figures in rows:
+        padded = (text.rjust(width) for text, width in zip(figures, widths[1:], strict=True))
+        yield "  ".join((name.ljust(widths[0]), *padded))
 
 
 def read_subscription(subscription: Subscription, now: float) -> SubscriptionStats:

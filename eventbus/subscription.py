@@ -14,6 +14,7 @@ from anyio import CancelScope
 
 from eventbus._loop import WakeUp
 from eventbus.answers import Answer
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.contracts import Topic
 from eventbus.deadlocks import Awaited
@@ -89,6 +90,7 @@ class Options:
     middleware: tuple[Middleware | Policy, ...]
     answer: Answer | None = None  # of a responder
     buries_requests: bool = False  # as it or its router has a `DeadLetter` of its own
+    retries_answers: bool = False  # those of its topic's `raises`, as there is a `Retry` likewise
 
 
 class Run(Protocol):
@@ -133,6 +135,11 @@ class Host(Protocol):
     @property
     def clock(self) -> Clock:
         """Where the time comes from."""
+        ...
+
+    @property
+    def logger(self) -> BusLogger:
+        """Where it logs."""
         ...
 
     @property
@@ -395,7 +402,10 @@ class Subscription:
         key = cast("object", self.options.key(entry.event))
         if isinstance(key, str):
             return key
-        raise InvalidOption(f"key= of subscription {self.name!r} gave {key!r}: return a str")
+        raise InvalidOption(
+            f"key= of subscription {self.name!r} gave {key!r}, of type {type(key).__name__}: let "
+            "it return a str, as str(...) makes one of an id; until then these deliveries fail"
+        )
 
     def take_lagged(self, queue: DeliveryQueue[Entry]) -> int:
         """Tell how many messages were dropped since this was last asked."""
@@ -407,6 +417,11 @@ class Subscription:
     def clock(self) -> Clock:
         """Where the time comes from."""
         return self.host.clock
+
+    @property
+    def logger(self) -> BusLogger:
+        """Where the bus logs."""
+        return self.host.logger
 
     def tell_failures(self, listener: Callable[[Entry], None]) -> None:
         """Tell a listener of every attempt that fails from now on."""
@@ -576,7 +591,8 @@ class Subscription:
     def _new_gates(self) -> Sequence[Gate]:
         layers = self.options.middleware
         policies = innermost(layers, CircuitBreaker), innermost(layers, Throttle)
-        return [one.gate(self.name, self.host.clock) for one in policies if one is not None]
+        label = f"{self.host.logger.prefix}{self.name}"
+        return [one.gate(label, self.host.clock) for one in policies if one is not None]
 
     def _start_worker(self) -> None:
         worker = Worker(self, self._next_member())

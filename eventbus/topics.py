@@ -412,7 +412,7 @@ def _flaw_of_pattern(text: object) -> str | None:
 def _flaw(text: object, flaw_of_tokens: Callable[[list[str]], str | None]) -> str | None:
     """Say what is wrong and what to do about it; nothing where all is well."""
     if not isinstance(text, str):
-        return f"it is {type(text).__name__}, not text; pass a str such as 'orders.created'"
+        return f"its type is {type(text).__name__}, not str; pass one such as 'orders.created'"
     if _is_plain(text):
         return None
     return _flaw_of_text(text) or flaw_of_tokens(text.split("."))

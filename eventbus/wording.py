@@ -1,8 +1,10 @@
-"""How numbers and models are put into words: in one way everywhere."""
+"""How numbers are put into words: in one way everywhere."""
 
 __all__ = ("counted",)
 
 
-def counted(number: int, one: str, several: str | None = None) -> str:
-    """Say how many there are: `1 attempt`, `2 attempts`."""
-    return f"{number} {one if number == 1 else several or one + 's'}"
+def counted(number: int, noun: str) -> str:
+    """Say how many there are: `1 delivery`, `2 deliveries`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun.removesuffix('y') + 'ies' if noun.endswith('y') else noun + 's'}"

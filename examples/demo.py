@@ -178,7 +178,8 @@ async def charge(order: Order, context: Context[Order]) -> None:
 async def show_dead_letters() -> None:
     for letter in reversed(await bus.dead_letters("payments")):
         reason = shorten(letter.error, 60, placeholder=" ...")
-        say(f"dead letter after {letter.attempts} attempts: {letter.error_type}: {reason}")
+        when = f"after {letter.attempts} attempts" if letter.attempts else "refused unattempted"
+        say(f"dead letter, {when}: {letter.error_type}: {reason}")
 
 
 async def recover_from_failure() -> None:

@@ -443,3 +443,46 @@ async def test_a_time_limit_of_the_responder_is_a_failure() -> None:
         with pytest.raises(RemoteError) as caught:
             await bus.request(QUOTE, APPLE, timeout=30.0)
     assert caught.value.type == "HandlerTimeout"
+
+
+@pytest.mark.parametrize(
+    ("own", "attempts"),
+    [
+        pytest.param([], 1, id="of-the-bus"),
+        pytest.param([Retry(attempts=2, initial=0.0)], 2, id="of-the-responder"),
+    ],
+)
+async def test_a_declared_exception_is_an_answer(
+    own: list[Retry], attempts: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bus's `Retry` leaves it alone, and without one no line of the log is about a failure."""
+    topic = RequestTopic("pricing.quote", Question, Quote, raises=[LookupError])
+    bus, asked = EventBus(middleware=[Retry(attempts=5, initial=0.0)]), list[int]()
+
+    @bus.on(topic, middleware=own)
+    async def answer(question: Question, context: Context[Question]) -> Quote:
+        asked.append(context.attempt)
+        raise KeyError(question.sku)
+
+    async with bus:
+        with pytest.raises(LookupError):
+            await bus.request(topic, APPLE)
+
+    assert len(asked) == attempts
+    assert len([one for one in caplog.records if one.levelno > logging.INFO]) == attempts - 1
+
+
+async def test_a_published_event_is_retried_whatever_the_topic_declares() -> None:
+    """Nobody waits for the answer, so it is a failure."""
+    topic = RequestTopic("pricing.quote", Question, Quote, raises=[LookupError])
+    bus, asked = EventBus(middleware=[Retry(attempts=3, initial=0.0)]), list[int]()
+
+    @bus.on(topic)
+    async def answer(question: Question, context: Context[Question]) -> Quote:
+        asked.append(context.attempt)
+        raise KeyError(question.sku)
+
+    async with bus:
+        await bus.publish("pricing.quote", APPLE)
+
+    assert asked == [1, 2, 3]

@@ -950,6 +950,6 @@ async def test_giving_up_says_what_becomes_of_the_message(
 
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert sorted(lines) == [
-        "keeps gives up <Message m-1 on 'jobs'> after 1 attempts, a dead letter now",
-        "loses gives up <Message m-1 on 'jobs'> after 1 attempts, lost: no DeadLetter() keeps it",
+        "keeps gives up <Message m-1 on 'jobs'> after 1 attempt, a dead letter now",
+        "loses gives up <Message m-1 on 'jobs'> after 1 attempt, lost: no DeadLetter() keeps it",
     ]

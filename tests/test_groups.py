@@ -461,3 +461,12 @@ async def test_the_failures_of_a_group_are_under_its_name() -> None:
         assert await bus.redrive("workers") == 1
 
     assert [letter.subscription for letter in await bus.dead_letters()] == ["workers"]
+
+
+def test_a_group_with_two_functions_says_what_the_same_is() -> None:
+    """Two lambdas of one text are two functions: the error says how to share one."""
+    bus = EventBus()
+    bus.on("jobs", group="workers", key=lambda job: job["id"])(print)
+
+    with pytest.raises(InvalidOption, match=r"differs in key: .* the same function object, leave"):
+        bus.on("jobs", group="workers", key=lambda job: job["id"])(print)

@@ -19,7 +19,7 @@ LAYERS = {
     2: "context  probe  transports.base  transports.figures  middleware  middleware.*",
     1: "deadlocks  inbox  correlation  message  publishing  settling  answers  replies  contracts"
     "  schema  codec  fitting  queue  retry  schedule  timers  threads  handlers  entry_points",
-    0: "errors  wording  clock  topics  cache  forks  _loop",
+    0: "errors  wording  bus_logger  clock  topics  cache  forks  _loop",
 }
 
 # Who alone may import what; of what is not in the standard library, nobody may what is not here.

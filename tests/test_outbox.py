@@ -173,3 +173,15 @@ async def test_a_store_takes_all_at_once(tmp_path: Path) -> None:
         assert bus.stats().published == 4
 
     assert heard == [0, 1, 2]
+
+
+async def test_the_traceback_of_a_failed_send_shows_plain_lines(clock: ManualClock) -> None:
+    """What a checker is told stands on no line of ours that a user reads."""
+    room = Newsroom(clock)
+    room.bus.on(NEWS, queue_size=1, overflow="fail")(room.hear)
+    room.publish_from_handler((NEWS, 1), (NEWS, 2))
+
+    (letter,) = await room.run(clock)
+
+    assert "in deliver" in letter.traceback
+    assert "type: ignore" not in letter.traceback

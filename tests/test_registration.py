@@ -84,6 +84,15 @@ async def test_who_waits_or_reads_is_warned_too(caplog: pytest.LogCaptureFixture
     assert [line.count("'ord*'") for line in caplog.messages] == [2, 2]
 
 
+def test_models_are_named_in_one_way() -> None:
+    """By module and name, as pydantic and Python's own help do."""
+    with pytest.raises(InvalidHandler) as caught:
+        EventBus().on(PARCEL)(take_order)  # type: ignore[arg-type]  # what is tried
+
+    here = "tests.test_registration"
+    assert f"takes {here}.Order, but is registered for {here}.Parcel" in str(caught.value)
+
+
 # --- The handler comes back -----------------------------------------------------------------------
 
 

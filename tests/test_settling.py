@@ -880,3 +880,23 @@ async def test_a_loop_cancelled_while_it_publishes_has_settled_nothing() -> None
 
     assert heard == [0, 1]
     assert bus.stats().abandoned == 1
+
+
+async def test_a_retry_that_was_asked_for_is_told_as_such(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is no failure in the log, and what comes at once is said to."""
+    bus = EventBus()
+
+    @bus.on("work", name="worker")
+    async def handle(event: object, context: Context[object]) -> None:
+        if context.attempt == 1:
+            await context.retry()
+
+    async with bus:
+        await bus.publish("work", {}, id="m-1")
+
+    assert caplog.messages == [
+        "worker asks for more than attempt 1 of 20 at <Message m-1 on 'work'>, trying again at "
+        "once: retry(0.0)"
+    ]

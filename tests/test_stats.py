@@ -469,3 +469,30 @@ async def test_middleware_that_answers_itself_is_counted_as_filtered() -> None:
         await bus.publish("numbers", {})
 
     assert (bus.stats().filtered, bus.stats().succeeded) == (1, 0)
+
+
+async def test_figures_print_as_a_table() -> None:
+    """The bus's own in one line, then each subscription's, without what is 0 as it should be."""
+    bus = EventBus()
+    bus.on("numbers", model=Order, name="fine")(lambda order: None)
+
+    @bus.on("numbers", model=Order, name="fails", middleware=[DeadLetter()])
+    async def fail(order: Order) -> None:
+        raise ValueError
+
+    async with bus:
+        await bus.publish_many("numbers", numbers(2))
+        await bus.publish("letters", {})
+
+    assert str(bus.stats()).splitlines() == [
+        "published 3, unmatched 1",
+        "subscription  delivered  succeeded  failed  dead lettered  queue depth",
+        "fine                  2          2       0              0            0",
+        "fails                 2          0       2              2            0",
+    ]
+    assert repr(bus.stats()).startswith("BusStats(published=3, unmatched=1, delivered=4")
+
+
+def test_a_bus_without_subscriptions_prints_too() -> None:
+    """There is one line, and no empty table."""
+    assert str(EventBus().stats()) == "published 0, unmatched 0"

@@ -445,8 +445,8 @@ async def test_stuck_threads_are_counted_and_named_at_the_end(
 
     assert stuck == ("billing",)
     assert bus.stats().failed == 1
-    (warning,) = [text for text in caplog.messages if "threads still run" in text]
-    assert "1 threads still run handlers, of billing" in warning
+    (warning,) = [text for text in caplog.messages if "still run" in text]
+    assert "handlers still run in 1 thread, of billing" in warning
 
 
 async def test_a_thread_that_returns_in_the_end_is_stuck_no_more() -> None:

@@ -107,9 +107,9 @@ FLAWED_ANYWHERE: list[tuple[object, str]] = [
     ("x" * 10_000, "255 bytes"),
     (DEEPEST + ".x", "32 tokens"),
     ("a.{}", "{}"),
-    (7, "int, not text"),
-    (None, "NoneType, not text"),
-    (b"orders", "bytes, not text"),
+    (7, "int, not str"),
+    (None, "NoneType, not str"),
+    (b"orders", "bytes, not str"),
 ]
 FLAWED_TOPICS: list[tuple[object, str]] = [
     (token, "patterns alone") for token in ("*", ">", "#", "+", "**", "{id}", "a.*.b")

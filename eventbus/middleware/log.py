@@ -9,14 +9,12 @@ from eventbus.clock import stopwatch
 from eventbus.context import Context
 from eventbus.middleware.chain import CallNext
 
-logger = logging.getLogger("eventbus")
-
 
 class Log:
     """Middleware that logs each attempt with its duration, on the logger `eventbus`.
 
     The payload is never logged. What is logged as fields stands in `extra` too, for structured
-    handlers: `topic`, `subscription`, `attempt`, `milliseconds`.
+    handlers: `bus`, `topic`, `subscription`, `attempt`, `milliseconds`.
     """
 
     __slots__ = ("_level",)
@@ -37,7 +35,7 @@ class Log:
 
     def _write(self, context: Context[Any], how: str, milliseconds: float) -> None:
         topic, name, attempt = context.message.topic, context.subscription, context.attempt
-        logger.log(
+        context.origin.logger.log(
             self._level,
             "%s %s by %s, attempt %d, in %.1f ms",
             topic,

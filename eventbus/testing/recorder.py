@@ -14,6 +14,7 @@ from eventbus.errors import InvalidOption
 from eventbus.message import Message
 from eventbus.middleware import CallNext
 from eventbus.topics import check_pattern, matches
+from eventbus.wording import counted
 
 M = TypeVar("M")
 
@@ -35,7 +36,7 @@ class Failure:
         gone = self.delivery
         return (
             f"{gone.subscription} gave up on {gone.message.topic!r} after "
-            f"{_count(gone.attempts, 'attempt')}: {gone.error_type}: {gone.error}"
+            f"{counted(gone.attempts, 'attempt')}: {gone.error_type}: {gone.error}"
         )
 
 
@@ -104,7 +105,7 @@ class Recorder:
         found = [one for one in near if where is None or where(_event_of(one, topic))]
         if len(found) == times or (times is None and found):
             return found
-        wanted = "at least 1 message" if times is None else _count(times, "message")
+        wanted = "at least 1 message" if times is None else counted(times, "message")
         raise AssertionError(
             f"{wanted} should have been published to {pattern!r}, and {len(found)} fitted; "
             f"{_instead(self._messages, near, found)}"
@@ -184,7 +185,7 @@ class Recorder:
         ]
         if len(found) != times:
             raise AssertionError(
-                f"{' or '.join(names)} should have given up on {_count(times, 'delivery')} with "
+                f"{' or '.join(names)} should have given up on {counted(times, 'delivery')} with "
                 f"{error.__name__}, and {len(found)} fitted; in all there were: "
                 f"{_some(self._failures) or 'none'}"
             )
@@ -277,9 +278,3 @@ def _some(things: Iterable[object]) -> str:
     texts = [str(one) if isinstance(one, Failure) else repr(one) for one in things]
     unsaid = len(texts) - SHOWN
     return "; ".join(texts[:SHOWN]) + (f"; and {unsaid} more" if unsaid > 0 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun.removesuffix('y') + 'ies' if noun.endswith('y') else noun + 's'}"

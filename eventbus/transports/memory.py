@@ -6,7 +6,6 @@ a transport keeps is here: retries that wait, and dead letters.
 
 __all__ = ("MemorySource", "MemoryTransport", "abandon", "show")
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -33,8 +32,6 @@ from eventbus.transports.base import Capabilities, Dead, Outcome, RetryLater
 from eventbus.transports.coded import CodedRoute, as_sent
 from eventbus.transports.dead_letters import DeadLetters
 from eventbus.transports.route import Route
-
-logger = logging.getLogger("eventbus")
 
 
 class MemorySource:
@@ -137,7 +134,9 @@ class MemoryTransport:
             return
         delivery = LaterDelivery(message, message.payload, attempt=0)
         failure = FailedDelivery.of(delivery, subscription.name, error, now=self.clock.now())
-        logger.warning("%s refuses %r: %s", subscription.name, message, _flaws(error))
+        subscription.host.logger.warning(
+            "%s refuses %r: %s", subscription.name, message, _flaws(error)
+        )
         for probe in subscription.host.probes:
             probe.on_given_up(failure, error)
         if keep or not is_told:
@@ -263,7 +262,9 @@ def _delivery_for(subscription: Subscription, message: Message) -> LaterDelivery
     try:
         return LaterDelivery(message, subscription.schema.validate(as_sent(message)))
     except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
-        logger.warning("%s still refuses %r: %s", subscription.name, message, _flaws(error))
+        subscription.host.logger.warning(
+            "%s still refuses %r: %s", subscription.name, message, _flaws(error)
+        )
         return None
 
 
@@ -278,7 +279,7 @@ def abandon(subscription: Subscription, delivery: Delivery) -> None:
         return
     subscription.queue.release()
     subscription.counts.abandoned += 1
-    logger.warning(
+    subscription.host.logger.warning(
         "%s abandons %r: attempt %d would come after the bus has ended",
         subscription.name,
         delivery.message,
