@@ -63,7 +63,34 @@ def test_a_handlers_error_fails_the_test(project: pytest.Pytester) -> None:
     )
 
     result.assert_outcomes(passed=4, errors=2)
-    result.stdout.fnmatch_lines(['*raise KeyError("the handler\'s own")', "*assert_failed(...)*"])
+    result.stdout.fnmatch_lines(["*assert_failed(...)*", '*raise KeyError("the handler\'s own")'])
+
+
+def test_what_a_project_reads_is_about_itself(project: pytest.Pytester) -> None:
+    """No frame of a fixture, of a loop or of ours stands between a test and why it failed."""
+    result = outcomes(
+        project,
+        """
+        from eventbus.testing import simulate
+
+        async def test_handler(event_bus):
+            @event_bus.on("a")
+            async def handle(event):
+                raise KeyError
+            await event_bus.publish("a", {})
+
+        @simulate(seeds=3)
+        async def test_simulation(simulation):
+            assert simulation is None
+        """,
+        "--show-capture=no",
+    )
+
+    result.assert_outcomes(passed=2, errors=2, failed=1)
+    result.stdout.no_fnmatch_line("*site-packages*")
+    result.stdout.no_fnmatch_line("*eventbus/*.py*")
+    result.stdout.no_fnmatch_line("*During handling*")
+    result.stdout.fnmatch_lines(["*assert simulation is None", "*seed 0 on asyncio*"])
 
 
 def test_who_takes_the_clock_runs_in_virtual_time(project: pytest.Pytester) -> None:

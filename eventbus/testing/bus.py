@@ -86,6 +86,7 @@ class TestBus(EventBus[C], Recorder, Generic[C]):
         Raises:
             AssertionError: There were some; the handler's error is its cause.
         """
+        __tracebackhide__ = True
         await super().__aexit__(kind, error, trace)
         if error is None and self.raise_failures:
             self.raise_unexpected()

@@ -15,6 +15,8 @@ asyncio.
 __all__ = ("event_bus", "event_clock")
 
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from traceback import StackSummary, TracebackException
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ import pytest
 from eventbus.testing.bus import TestBus
 from eventbus.testing.clock import VirtualClock
 from eventbus.testing.loop import virtual_backend
+
+PACKAGE = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -32,8 +36,14 @@ async def event_bus(request: pytest.FixtureRequest) -> AsyncGenerator[TestBus]:
     """
     takes_clock = "event_clock" in request.fixturenames
     clock = request.getfixturevalue("event_clock") if takes_clock else None
-    async with TestBus(clock=clock) as bus:
-        yield bus
+    bus, told = TestBus(clock=clock), ""
+    try:
+        async with bus:
+            yield bus
+    except AssertionError as error:
+        told = f"{error}\n\n{_outside_of_eventbus(error.__cause__)}"
+    if told:
+        pytest.fail(told, pytrace=False)  # the frames of fixtures and loops would bury it
 
 
 @pytest.fixture
@@ -58,6 +68,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.definition.add_marker(
             pytest.mark.parametrize("anyio_backend", backends, ids=names)
         )
+
+
+def _outside_of_eventbus(error: BaseException | None) -> str:
+    """Give the traceback of a handler's error, with the lines that are the user's own."""
+    if error is None:
+        return ""
+    told = TracebackException.from_exception(error)
+    for one in (told, *(told.exceptions or ())):
+        one.stack = StackSummary.from_list([f for f in one.stack if not _is_ours(f.filename)])
+    return "".join(told.format())
+
+
+def _is_ours(filename: str) -> bool:
+    return Path(filename).is_relative_to(PACKAGE)
 
 
 def _wants_virtual_time(metafunc: pytest.Metafunc) -> bool:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from random import Random
+from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 from unittest.mock import patch
 
@@ -158,6 +159,7 @@ def simulate(
         test: Callable[Concatenate[Simulation, P], Awaitable[None]],
     ) -> Callable[P, None]:
         def run(*arguments: P.args, **named: P.kwargs) -> None:
+            __tracebackhide__ = True
             chosen = _chosen(seeds, seed)
             with _quiet(is_quiet=len(chosen) > 1):
                 for number in chosen:
@@ -176,9 +178,18 @@ def simulate(
     return decorate
 
 
-def _run_one(
-    main: Callable[[], Awaitable[None]], backend: str, seed: int, time_limit: float
-) -> None:
+def _from_test_on(error: Exception, test: Callable[..., object]) -> TracebackType | None:
+    """Leave out how the loop came to run the test; all of it is left where it was not running."""
+    code = getattr(inspect.unwrap(test), "__code__", None)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code is not code:
+        trace = trace.tb_next
+    return trace or error.__traceback__
+
+
+def _run_one(main: partial[Awaitable[None]], backend: str, seed: int, time_limit: float) -> None:
+    __tracebackhide__ = True
+
     async def bounded() -> None:
         with anyio.fail_after(time_limit):
             await main()
@@ -191,6 +202,7 @@ def _run_one(
             f"seed {seed} on {backend}: run it again with @simulate(seed={seed}, "
             f"backends=[{backend!r}]), or with EVENTBUS_SEED={seed}"
         )
+        error.with_traceback(_from_test_on(error, main.func))
         raise
 
 
