@@ -1,19 +1,24 @@
 """`eventbus run`, and what else a command has to do with processes, signals and terminals."""
 
+import io
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import anyio
 import pytest
 
 from eventbus.cli.children import follow_code, run_workers
+from eventbus.cli.ending import concluded
 from eventbus.cli.run import SafeFormatter
+from eventbus.cli.show import progress
+from eventbus.errors import StoreError
 from tests.shell import Shell
 
 ROOT = Path(__file__).parents[1]
@@ -300,6 +305,62 @@ def test_top_draws_on_a_terminal(folder: Path, shell: Shell) -> None:
         assert process.stderr is not None
         assert (process.wait(), process.stderr.read()) == (0, b"")
     os.close(ours)
+
+
+@posix
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_damaged_store_is_one_sentence(folder: Path, shell: Shell, backend: str) -> None:
+    """What the store refuses while an application runs has no traceback either: code 1."""
+    shell("publish", "work", '"short"')
+    with closing(sqlite3.connect(folder / "events.db")) as connection, connection:
+        connection.execute("UPDATE log SET payload = '1'")
+    words = ["run", "app:bus", "--log-level", "error", "--backend", backend]
+    with running(folder, *words) as program:
+        code, complaint = program.rest()
+
+    assert code == 1
+    assert complaint.startswith("eventbus: the record at position 1 is damaged")
+    assert complaint.count("\n") == 1
+
+
+def test_a_fault_beside_it_keeps_its_traceback() -> None:
+    """Of several errors none is hidden by another that has a sentence."""
+
+    def fail_twice() -> None:
+        raise ExceptionGroup("both", [StoreError("full"), ZeroDivisionError()])
+
+    with pytest.raises(ExceptionGroup):
+        concluded(fail_twice)()
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.mark.parametrize(("stream", "is_shown"), [(Terminal, True), (io.StringIO, False)])
+def test_progress_is_for_terminals(
+    stream: type[io.StringIO], is_shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How far long work is shows to people, not in files of logs."""
+    monkeypatch.setattr(sys, "stderr", stderr := stream())
+    with progress("reading", 10) as tell:
+        tell(5)
+
+    assert ("5/10" in stderr.getvalue()) is is_shown
+
+
+def test_progress_leaves_a_terminal_to_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar between the lines of an export would be in the way, and says no more."""
+    monkeypatch.setattr(sys, "stderr", stderr := Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with progress("reading", 10, prints=True) as tell:
+        tell(5)
+
+    assert stderr.getvalue() == ""
 
 
 # --- children -------------------------------------------------------------------------------------

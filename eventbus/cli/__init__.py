@@ -18,4 +18,6 @@ def main() -> None:
         if package not in {"rich", "typer"}:
             raise
         sys.exit(f"eventbus: the commands need {package}: pip install 'eventbus[cli]'")
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")  # a terminal may not know all letters
     app(prog_name="eventbus")

@@ -4,9 +4,9 @@ __all__ = ("complain", "concluded", "fail")
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import NoReturn, ParamSpec
+from typing import NoReturn, ParamSpec, cast
 
 import typer
 
@@ -37,19 +37,40 @@ def concluded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*arguments, **options)
             sys.stdout.flush()
-        except EventBusError as error:
-            fail(str(error), WRONGLY_ASKED if isinstance(error, _ASKED_WRONGLY) else WORK_FAILED)
-        except BrokenPipeError:
-            _leave_stdout()
-            raise typer.Exit(WORK_FAILED) from None
-        except OSError as error:
-            if error.filename is None:
-                raise
-            fail(f"{error.filename}: {error.strerror}", WORK_FAILED)
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
+        except (EventBusError, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
+            _end(_essence(error))
 
     return run
+
+
+def _end(error: BaseException) -> NoReturn:
+    match error:
+        case EventBusError():
+            fail(str(error), WRONGLY_ASKED if isinstance(error, _ASKED_WRONGLY) else WORK_FAILED)
+        case BrokenPipeError():
+            _leave_stdout()
+            raise typer.Exit(WORK_FAILED) from None
+        case OSError() if error.filename is not None:
+            fail(f"{error.filename}: {error.strerror}")
+        case KeyboardInterrupt():
+            raise typer.Exit(INTERRUPTED) from None
+        case _:
+            raise error
+
+
+def _essence(error: BaseException) -> BaseException:
+    """Give what a group of errors says, where all in it are of the kind that ends in a sentence."""
+    leaves = list(_leaves(error))
+    said = [leaf for leaf in leaves if isinstance(leaf, (EventBusError, KeyboardInterrupt))]
+    return said[0] if len(said) == len(leaves) else error
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def fail(sentence: str, code: int = WORK_FAILED) -> NoReturn:

@@ -32,7 +32,7 @@ def export_events(
 ) -> None:
     """Write what is stored by now to stdout, as lines of JSON that `import` reads."""
     with opened(url) as store:
-        _read(store, patterns or [">"], start_of(start), _write)
+        _read(store, patterns or [">"], start_of(start), _write, prints=True)
 
 
 def import_events(
@@ -64,16 +64,24 @@ def verify(*, url: Url) -> None:
 
 
 def _read(
-    store: Store, patterns: Sequence[str], start: Start, use: Callable[[Message], None]
+    store: Store,
+    patterns: Sequence[str],
+    start: Start,
+    use: Callable[[Message], None],
+    *,
+    prints: bool = False,
 ) -> int:
     """Read what is stored by now; give how many messages matched."""
     total, last = 0, store.figures().last
-    with store.reading(patterns, start) as pages, progress("reading") as advance:
-        while not pages.has_passed(last):
+    with (
+        store.reading(patterns, start) as pages,
+        progress("reading", last, prints=prints) as tell_progress,
+    ):
+        while pages.reached < last:
             for message in pages.next():
                 use(message)
                 total += 1
-                advance(1)
+            tell_progress(pages.reached)
     return total
 
 

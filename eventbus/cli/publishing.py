@@ -51,7 +51,8 @@ def publish(
         raise InvalidOption("--id names one event: give its JSON as an argument")
     make(b"null")  # what is wrong with the topic or an option is no flaw of the first line
     with opened(url, may_create=True) as store:
-        total = publish_lines(store, sys.stdin.buffer, make, _tell_json if as_json else _ignore)
+        tell = _tell_json if as_json else _ignore
+        total = publish_lines(store, sys.stdin.buffer, make, tell, prints=as_json)
     if not as_json:
         show_line(f"published {counted(total, 'event')} to {topic}")
 
@@ -67,20 +68,24 @@ def publish_lines(
     stream: BinaryIO,
     make: Callable[[bytes], Message],
     tell: Callable[[Sequence[Receipt]], None],
+    *,
+    prints: bool = False,
 ) -> int:
     """Publish what each line of a stream says, in order; give how many there were.
+
+    `prints` says that `tell` does.
 
     Raises:
         InvalidOption: A line cannot be used; those before it are published.
     """
     total = 0
-    with progress("publishing") as advance:
+    with progress("publishing", prints=prints) as tell_progress:
         for lines in batches(stream):
             messages, flaw = _made(lines, make)
             if messages:
                 tell(store.publish(messages))
             total += len(messages)
-            advance(len(messages))
+            tell_progress(total)
             if flaw is not None:
                 raise InvalidOption(f"{flaw}; published before it: {counted(total, 'event')}")
     return total

@@ -53,14 +53,19 @@ def console() -> Console:
 
 
 @contextmanager
-def progress(work: str, total: int | None = None) -> Generator[Callable[[int], None]]:
-    """Show on stderr how much is done, where that is a terminal; call it with how much more is."""
-    if not sys.stderr.isatty():
-        yield lambda more: None
+def progress(
+    work: str, total: int | None = None, *, prints: bool = False
+) -> Generator[Callable[[int], None]]:
+    """Show on stderr how much is done, where that is a terminal; call it with how much that is.
+
+    Work that `prints` shows by itself how far it is, unless its stdout goes elsewhere.
+    """
+    if not sys.stderr.isatty() or (prints and sys.stdout.isatty()):
+        yield lambda done: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
     ) as bar:
         task = bar.add_task(work, total=total)
-        yield lambda more: bar.advance(task, more)
+        yield lambda done: bar.update(task, completed=done)

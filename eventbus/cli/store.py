@@ -59,10 +59,10 @@ class Pages:
         deliveries = self._portal.call(self._source.fetch, PER_PAGE)
         return [one.message for one in deliveries]
 
-    def has_passed(self, position: int) -> bool:
-        """Tell whether all up to a position has been read."""
-        reached = self._source.reached
-        return reached is not None and reached >= position
+    @property
+    def reached(self) -> int:
+        """The position up to which everything has been read."""
+        return self._source.reached or 0
 
 
 class Store:
