@@ -8,22 +8,24 @@ __all__ = ()
 import json
 import logging
 import os
+import random
 import resource
 import signal
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
-from time import monotonic, sleep
-from typing import Any
+from time import monotonic, monotonic_ns, sleep
+from typing import Any, NamedTuple
 
 import anyio
 
 from eventbus import Context, EventBus, StoreError
-from eventbus.middleware import DeadLetter
+from eventbus.middleware import DeadLetter, Retry
 from eventbus.transports.sqlite import cursors
 from eventbus.transports.sqlite.cursors import Claimed, Outcomes
 from eventbus.transports.sqlite.durable import DurableSource
@@ -31,6 +33,9 @@ from tests.faults.mortals import Mortal, Say
 
 EVENTS = 20
 ACK_WAIT = 1.0
+KEYS = 64
+EVENTS_PER_KEY = 15
+FAILING = 0.05
 POISON = 7
 STARTS = 3
 
@@ -229,6 +234,102 @@ def crowd(path: Path) -> dict[str, object]:
     return {"ended": words.count("ended"), "handled_twice": sum(n > 1 for n in handled.values())}
 
 
+# --- Keys in order --------------------------------------------------------------------------------
+
+
+class Attempt(NamedTuple):
+    """What a process told of one attempt; the times are of a clock that all of them share."""
+
+    key: str
+    n: int
+    began: int
+    ended: int
+    has_succeeded: bool
+
+
+async def publish_keys(path: Path) -> None:
+    """Store events of many keys, those of each numbered."""
+    async with EventBus(f"sqlite:///{path}") as bus:
+        for n in range(EVENTS_PER_KEY):
+            for key in range(KEYS):
+                await bus.publish("work", {"n": n}, key=f"k-{key}")
+
+
+async def work_on_keys(path: Path, say: Say) -> None:
+    """Handle some, fail now and then, and tell of each attempt."""
+    retry = Retry(attempts=1000, initial=0.005)
+    bus = EventBus(f"sqlite:///{path}", middleware=[retry])
+
+    @bus.on("work", group="workers", start="first", concurrency=8, queue_size=32)
+    async def handle(event: dict[str, int], context: Context[Any]) -> None:
+        began = monotonic_ns()
+        await anyio.sleep(random.uniform(0, 0.002))
+        has_succeeded = random.random() > FAILING
+        key = context.message.key
+        say(f"{key} {event['n']} {began} {monotonic_ns()} {int(has_succeeded)}")
+        if not has_succeeded:
+            raise ConnectionError("now and then")
+
+    logging.disable()  # every failure would be told of
+    async with bus:
+        await bus.join()
+
+
+def keys(path: Path) -> dict[str, object]:
+    """Let two processes handle them, and one what they leave to each other."""
+    anyio.run(publish_keys, path)
+    two = [Mortal(lambda say: anyio.run(work_on_keys, path, say)) for _ in range(2)]
+    told = [mortal.words() for mortal in two]
+    told.append(Mortal(lambda say: anyio.run(work_on_keys, path, say)).words())
+    attempts = [read_attempt(word) for words in told for word in words]
+    by_key = {one.key: [each for each in attempts if each.key == one.key] for one in attempts}
+    pairs = [pair for of_key in by_key.values() for pair in pairwise(sorted(of_key, key=began))]
+    succeeded = Counter((one.key, one.n) for one in attempts if one.has_succeeded)
+    return {
+        "shared": min(map(len, told[:2])),
+        "failed": sum(not one.has_succeeded for one in attempts),
+        "unhandled": KEYS * EVENTS_PER_KEY - len(succeeded),
+        "handled_twice": sum(times > 1 for times in succeeded.values()),
+        "overlaps": sum(later.began < earlier.ended for earlier, later in pairs),
+        "inversions": sum(later.n != earlier.n + earlier.has_succeeded for earlier, later in pairs),
+    }
+
+
+def read_attempt(word: str) -> Attempt:
+    """Read what was told."""
+    key, *numbers = word.split()
+    n, began, ended, has_succeeded = map(int, numbers)
+    return Attempt(key, n, began, ended, bool(has_succeeded))
+
+
+def began(attempt: Attempt) -> int:
+    """Give when an attempt began."""
+    return attempt.began
+
+
+def keys_of_nobody(path: Path) -> dict[str, object]:
+    """Do the same where a process does not ask what others have of a key: the control."""
+    cursors.claim_new = claim_whatever_comes  # the control
+    return keys(path)
+
+
+def claim_whatever_comes(
+    connection: sqlite3.Connection,
+    subscription: int,
+    session: int,
+    *,
+    entries: Sequence[tuple[int, str | None]],
+    seen: int,
+    most: int,
+) -> tuple[int, frozenset[int]]:
+    """Claim as if no message had a key."""
+    keyless = [(position, None) for position, _ in entries]
+    return claim_carefully(connection, subscription, session, entries=keyless, seen=seen, most=most)
+
+
+claim_carefully = cursors.claim_new
+
+
 # --- A full disk ----------------------------------------------------------------------------------
 
 
@@ -282,6 +383,8 @@ TRIALS: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "frozen": frozen,
     "frozen_and_believed": frozen_and_believed,
     "crowd": crowd,
+    "keys": keys,
+    "keys_of_nobody": keys_of_nobody,
     "full_disk": full_disk,
 }
 

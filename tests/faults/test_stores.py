@@ -50,6 +50,21 @@ def test_processes_share_a_file(found: dict[str, Any]) -> None:
     assert found == {"ended": 9, "handled_twice": 0}
 
 
+@pytest.mark.parametrize("found", ["keys"], indirect=True)
+def test_a_key_stays_in_order_across_processes(found: dict[str, Any]) -> None:
+    """Two share 64 keys, and fail now and then: none of a key begins before the one before it."""
+    assert (found["inversions"], found["overlaps"]) == (0, 0)
+    assert (found["unhandled"], found["handled_twice"]) == (0, 0)
+    assert min(found["shared"], found["failed"]) > 0
+
+
+@pytest.mark.parametrize("found", ["keys_of_nobody"], indirect=True)
+def test_that_disorder_would_be_seen(found: dict[str, Any]) -> None:
+    """Control: where a process does not ask what others have of a key, keys overlap and invert."""
+    assert found["inversions"] > 0
+    assert found["overlaps"] > 0
+
+
 @pytest.mark.parametrize("found", ["full_disk"], indirect=True)
 def test_a_full_disk_is_an_error_and_no_loss(found: dict[str, Any]) -> None:
     """The publisher is told at once; with room again, the same bus goes on."""
