@@ -20,6 +20,7 @@ from eventbus import (
     InvalidEvent,
     InvalidOption,
     NoSubscribers,
+    PositionGone,
     StoreCorrupt,
     StoreError,
     StoreVersion,
@@ -780,6 +781,28 @@ async def test_a_key_is_handled_by_one_bus_at_a_time(opened: Opened) -> None:
     assert all(positions == sorted(positions) for positions in handled.values())
 
 
+@pytest.mark.parametrize(("start", "expected"), [("new", [1, 2]), ("first", [1, 1, 2])])
+async def test_a_subscription_that_another_bus_forgets_begins_anew(
+    opened: Opened, start: Any, expected: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the next message, where a new one would begin; after a restart it goes on from there."""
+    bus = opened()
+    notes = note(bus, name="audit", start=start)
+    async with bus:
+        await bus.publish("orders.placed", {})
+        await bus.join()
+        async with opened() as other:
+            await other.forget("audit")
+        await bus.publish("orders.placed", {})
+        await notes.have(len(expected))
+        await bus.join()
+    async with bus:
+        await bus.join()
+
+    assert notes.positions == expected
+    assert "audit was forgotten, by another process, and begins anew" in caplog.text
+
+
 async def test_a_handler_may_take_longer_than_ack_wait(opened: Opened, clock: ManualClock) -> None:
     """Its bus gives signs of life meanwhile, so that no other takes the message over."""
     async with long_work(opened, clock) as (first, other):
@@ -921,6 +944,69 @@ async def test_retention_removes_what_is_old(
         while rows(store, "SELECT count(*) FROM log") != [(0,)]:
             await clock.advance(10)
         assert (await bus.publish("orders.placed", {})).position == 3
+
+
+async def test_retention_keeps_a_store_small(
+    opened: Opened, store: Path, clock: ManualClock
+) -> None:
+    """By size: the oldest go, the newest stay, and about as much is kept as was said."""
+    most = 1_000_000
+    async with opened(f"?max_bytes={most // 1000}kB", clock=clock) as bus:
+        await bus.publish_many("orders.placed", [{"text": "x" * 10_000}] * 200)
+        while used_bytes(store) > most:
+            await clock.advance(1)
+        await clock.advance(10)
+        ((first, last),) = rows(store, "SELECT min(position), max(position) FROM log")
+
+    assert last == 200
+    assert 0.6 * most < (last - first) * 10_000 < most
+
+
+def used_bytes(store: Path) -> int:
+    """Tell how much of a store is in use."""
+    ((used,),) = rows(
+        store,
+        "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, "
+        "pragma_freelist_count, pragma_page_size",
+    )
+    return int(used)
+
+
+async def test_a_subscription_goes_on_behind_what_retention_removed(
+    opened: Opened, store: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the oldest that is kept; the log tells what it has lost."""
+    first = opened()
+    note(first, name="audit")
+    async with first:
+        pass
+    async with opened("?max_count=2", clock=clock) as other:
+        await other.publish_many("orders.placed", EMPTY * 5)
+        while rows(store, "SELECT min(position) FROM log") != [(4,)]:
+            await clock.advance(1)
+    again = opened()
+    notes = note(again, name="audit")
+    async with again:
+        await again.join()
+
+    assert notes.positions == [4, 5]
+    assert "audit loses what it has not read of positions 1 to 3" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["audit", None])
+async def test_a_subscription_cannot_begin_with_what_retention_removed(
+    opened: Opened, store: Path, clock: ManualClock, name: str | None
+) -> None:
+    """The bus does not start, and says where it could begin."""
+    async with opened("?max_count=2", clock=clock) as other:
+        await other.publish_many("orders.placed", EMPTY * 5)
+        while rows(store, "SELECT min(position) FROM log") != [(4,)]:
+            await clock.advance(1)
+    bus = opened()
+    note(bus, name=name, start=3)
+    with pytest.raises(PositionGone, match="position 3: begin at 4 or later"):
+        async with bus:
+            pass
 
 
 @pytest.mark.parametrize(

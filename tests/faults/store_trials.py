@@ -321,7 +321,7 @@ def claim_whatever_comes(
     entries: Sequence[tuple[int, str | None]],
     seen: int,
     most: int,
-) -> tuple[int, frozenset[int]]:
+) -> tuple[int, frozenset[int]] | None:
     """Claim as if no message had a key."""
     keyless = [(position, None) for position, _ in entries]
     return claim_carefully(connection, subscription, session, entries=keyless, seen=seen, most=most)

@@ -119,8 +119,10 @@ def claim_new(
     entries: Sequence[tuple[int, str | None]],
     seen: int,
     most: int,
-) -> tuple[int, frozenset[int]]:
+) -> tuple[int, frozenset[int]] | None:
     """Make new records deliveries of ours, and move the cursor; give it, and what is ours.
+
+    None if the subscription is not there: another process has forgotten it.
 
     `entries` are the positions and keys of all that is wanted between the cursor, as it was when
     they were read, and `seen`. Another process may have moved it meanwhile: what is behind it now
@@ -129,8 +131,8 @@ def claim_new(
     row = connection.execute(
         "SELECT cursor FROM subscription WHERE id = ?", (subscription,)
     ).fetchone()
-    if row is None:  # it was forgotten, by another process
-        return seen, frozenset()
+    if row is None:
+        return None
     left = [entry for entry in entries if entry[0] > row[0]]
     chosen = left[:most]
     cursor = chosen[-1][0] if len(chosen) < len(left) else max(seen, row[0])

@@ -16,11 +16,20 @@ from typing import Self
 
 from eventbus.clock import Clock
 from eventbus.message import Delivery, LaterDelivery
-from eventbus.transports.base import Ack, Dead, Outcome, Released, RetryLater, SourceSpec
+from eventbus.transports.base import (
+    Ack,
+    Dead,
+    Outcome,
+    Released,
+    RetryLater,
+    SourceSpec,
+    Start,
+)
 from eventbus.transports.sqlite import cursors
 from eventbus.transports.sqlite.clerks import Change, Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.letters import bury, read_records, unsend
+from eventbus.transports.sqlite.log import first_and_last
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import Record, message_of
 from eventbus.transports.sqlite.scan import Scan, wants
@@ -44,7 +53,7 @@ class DurableSource:
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        self._scan = Scan(reader, spec.patterns)
+        self._scan = Scan(reader, spec)
         self._settlements = Settlements(writer, self._write)
         self._cursor = 0
         self._held: dict[int, Delivery] = {}
@@ -52,17 +61,17 @@ class DurableSource:
         self._needs_calm = False
         self._may_have_free = True
         # By the writer, so that it begins before what is published after this.
-        self._begin: Change[tuple[int, int]] = Change(
-            lambda one: cursors.establish(
-                one, spec.name, spec.patterns, spec.start, wants(spec.patterns)
-            )
-        )
+        self._begin = Change(partial(self._establish, start=spec.start))
         writer.submit(self._begin)
 
     async def __aenter__(self) -> Self:
         self.number, self._cursor = await self._writer.wait(self._begin)
         self._scan.go_to(self._cursor)
         return self
+
+    def _establish(self, connection: sqlite3.Connection, start: Start) -> tuple[int, int]:
+        spec = self.spec
+        return cursors.establish(connection, spec.name, spec.patterns, start, wants(spec.patterns))
 
     async def __aexit__(self, *_: object) -> None:
         """Give back what was not handed out, without waiting until that is written."""
@@ -176,10 +185,28 @@ class DurableSource:
             seen=self._scan.seen,
             most=most,
         )
-        self._cursor, ours = await self._writer.ask(Change(claim))
+        claimed = await self._writer.ask(Change(claim))
+        if claimed is None:
+            await self._begin_anew()
+            return []
+        self._cursor, ours = claimed
         passed = self._scan.take_up_to(self._cursor)
         self._may_have_free = self._may_have_free or len(ours) < len(passed)
         return [self._hold(one.position, one, 1) for one in passed if one.position in ours]
+
+    async def _begin_anew(self) -> None:
+        """Begin as a new subscription: it was forgotten while it runs here."""
+        logger.warning("%s was forgotten, by another process, and begins anew", self.spec.name)
+        begin: Change[tuple[int, int]] = Change(self._establish_anew)
+        self.number, self._cursor = await self._writer.ask(begin)
+        self._scan.go_to(self._cursor)
+
+    def _establish_anew(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        start = self.spec.start
+        if start == "new":  # what has come since is not lost
+            removed, _ = first_and_last(connection)
+            start = max(self._cursor, removed) + 1
+        return self._establish(connection, start)
 
     def _hold(self, position: int, record: Record, attempt: int) -> LaterDelivery:
         message = message_of(record)
@@ -231,8 +258,8 @@ class DurableSource:
             unsend(connection, sent)
         if lost:
             logger.warning(
-                "%s: %d deliveries were settled too late, another process has taken them over: "
-                "this one did not answer for longer than ack_wait=%s",
+                "%s: %d deliveries were settled too late, another process has taken them over, or "
+                "forgotten the subscription: did this one not answer for longer than ack_wait=%s?",
                 self.spec.name,
                 lost,
                 self.spec.ack_wait,

@@ -19,7 +19,7 @@ class LiveSource:
     """Where one such subscription is. Its dead letters are kept in the store."""
 
     def __init__(self, spec: SourceSpec, writer: Desk, reader: Desk) -> None:
-        self._scan = Scan(reader, spec.patterns)
+        self._scan = Scan(reader, spec)
         self._writer = writer
         is_wanted = wants(spec.patterns)
         # By the writer, so that it begins before what is published after this.

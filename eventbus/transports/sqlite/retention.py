@@ -1,6 +1,6 @@
 """Removing what is too old, too much or too large, a little at a time."""
 
-__all__ = ("PER_ROUND", "expire")
+__all__ = ("expire",)
 
 import sqlite3
 
@@ -9,6 +9,9 @@ from eventbus.transports.sqlite.settings import Settings
 
 PER_ROUND = 1000
 """Records removed in one transaction at most, so that publishers do not wait for more."""
+
+BYTES_PER_RECORD = 150
+"""What a record takes beside its payload, topic and traits: mostly its id, which is indexed."""
 
 DUPLICATES_SECONDS = 120
 """For how long the id of a removed record is still known as published."""
@@ -35,8 +38,8 @@ def _cuts(
         cuts.append(last - settings.max_count)
     if settings.max_age is not None:
         cuts.append(_last_older(connection, now - round(settings.max_age * 1e6), removed))
-    if settings.max_bytes is not None and _used_bytes(connection) > settings.max_bytes:
-        cuts.append(removed + PER_ROUND)
+    if settings.max_bytes is not None:
+        cuts.append(_last_in_excess(connection, settings.max_bytes, removed))
     return cuts
 
 
@@ -47,6 +50,24 @@ def _last_older(connection: sqlite3.Connection, moment: int, removed: int) -> in
         (PER_ROUND, moment),
     ).fetchone()
     return removed + PER_ROUND if first_younger is None else first_younger - 1
+
+
+def _last_in_excess(connection: sqlite3.Connection, most: int, removed: int) -> int:
+    """Tell the last of the oldest records that make up a half of what is too much.
+
+    Not of all of it: what a record takes of a page is up to twice its bytes. The next round goes on
+    from there.
+    """
+    excess = _used_bytes(connection) - most
+    if excess <= 0:
+        return removed
+    (last,) = connection.execute(
+        "SELECT min(position) FROM (SELECT position, sum(size) OVER (ORDER BY position) AS total "
+        "FROM (SELECT position, length(payload) + length(topic) + ifnull(length(traits), 0) + ? "
+        "AS size FROM log ORDER BY position LIMIT ?)) WHERE total >= ?",
+        (BYTES_PER_RECORD, PER_ROUND, excess // 2),
+    ).fetchone()
+    return removed + PER_ROUND if last is None else last
 
 
 def _used_bytes(connection: sqlite3.Connection) -> int:

@@ -2,16 +2,20 @@
 
 __all__ = ("Scan", "wants")
 
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from eventbus.topics import is_reserved, matches
+from eventbus.transports.base import SourceSpec
 from eventbus.transports.sqlite.clerks import Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.log import Page, read_page
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import Record
+
+logger = logging.getLogger("eventbus")
 
 RECORDS_PER_PAGE = 256
 
@@ -22,11 +26,12 @@ class Scan:
     `seen` is the position up to which the log was read, `ahead` holds what is wanted up to there.
     """
 
-    def __init__(self, desk: Desk, patterns: Sequence[str]) -> None:
+    def __init__(self, desk: Desk, spec: SourceSpec) -> None:
         self.seen = 0
         self.ahead: deque[Record] = deque()
         self._desk = desk
-        self._is_wanted = wants(patterns)
+        self._name = spec.name
+        self._is_wanted = wants(spec.patterns)
         self._has_news = True
         self._pulse = Pulse()
 
@@ -73,6 +78,13 @@ class Scan:
         return read_page(connection, self.seen, RECORDS_PER_PAGE)
 
     def _note(self, page: Page) -> None:
+        if page.removed > self.seen:
+            logger.warning(
+                "%s loses what it has not read of positions %d to %d, which retention has removed",
+                self._name,
+                self.seen + 1,
+                page.removed,
+            )
         if not page.records:
             self.seen = max(self.seen, page.removed)
             return

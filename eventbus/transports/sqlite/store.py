@@ -24,7 +24,7 @@ from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.neighbours import Neighbours
 from eventbus.transports.sqlite.records import record_of
-from eventbus.transports.sqlite.retention import PER_ROUND, expire
+from eventbus.transports.sqlite.retention import expire
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.survey import survey
 
@@ -118,9 +118,8 @@ class SqliteTransport:
             return
         self._next_expiry = self.clock.monotonic() + EXPIRY_SECONDS
         now = round(self.clock.now() * 1e6)
-        removed = PER_ROUND
-        while removed == PER_ROUND:
-            removed = await self._writer.ask(Change(lambda one: expire(one, self._settings, now)))
+        while await self._writer.ask(Change(lambda one: expire(one, self._settings, now))):
+            pass  # a round is short, so that publishers have their turn
 
     # --- publishing -------------------------------------------------------------------------
 
