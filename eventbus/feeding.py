@@ -18,7 +18,14 @@ from pydantic import ValidationError
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.dispatch import give_up
-from eventbus.errors import EventBusError, UnsupportedByTransport
+from eventbus.errors import (
+    EventBusError,
+    PositionGone,
+    StoreCorrupt,
+    StoreError,
+    StoreVersion,
+    UnsupportedByTransport,
+)
 from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
 from eventbus.queue import wait_for_places
 from eventbus.schema import Schema, flaws_of
@@ -40,6 +47,8 @@ from eventbus.transports.base import (
 )
 from eventbus.transports.memory import abandon, show
 from eventbus.transports.route import Route
+
+PATIENCE_SECONDS = 0.5
 
 
 class Feed:
@@ -75,7 +84,10 @@ class Feed:
                 async with self._context as self._source:
                     task_status.started()
                     while True:
-                        await self._feed(self._source)
+                        try:
+                            await self._feed(self._source)
+                        except StoreError as error:
+                            await self._be_patient(error)
         finally:
             self._rest()
 
@@ -127,6 +139,14 @@ class Feed:
         is_at_end = not fetched and stirs == self._stirs and (source.reached or 0) >= self._expected
         if source.reached is None or is_at_end:
             self._rest()
+
+    async def _be_patient(self, error: StoreError) -> None:
+        """Wait until the store may be better, unless it never will."""
+        if isinstance(error, StoreCorrupt | StoreVersion | PositionGone):
+            raise error
+        subscription = self.subscription
+        subscription.host.logger.error("%s is fed again in a moment: %s", subscription.name, error)
+        await self._exchange.clock.sleep(PATIENCE_SECONDS)
 
     async def _put_all(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         placed = 0

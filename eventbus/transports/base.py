@@ -146,6 +146,10 @@ class Source(Protocol):
 
         Their events are the payloads as stored. Comes back with none when it has got on past
         messages that were not for this subscription.
+
+        Raises:
+            StoreError: Nothing could be taken now; it is asked again in a moment.
+            StoreCorrupt, StoreVersion, PositionGone: Nothing ever can; the bus ends.
         """
         ...
 

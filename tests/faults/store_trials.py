@@ -21,14 +21,16 @@ from itertools import pairwise
 from pathlib import Path
 from time import monotonic, monotonic_ns, sleep
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import anyio
 
 from eventbus import Context, EventBus, StoreError
 from eventbus.middleware import DeadLetter, Retry
-from eventbus.transports.sqlite import cursors
+from eventbus.transports.sqlite import clerks, cursors, durable, schema
 from eventbus.transports.sqlite.cursors import Claimed, Outcomes
 from eventbus.transports.sqlite.durable import DurableSource
+from eventbus.transports.sqlite.settlements import Settlements
 from tests.faults.mortals import Mortal, Say
 
 EVENTS = 20
@@ -36,6 +38,8 @@ ACK_WAIT = 1.0
 KEYS = 64
 EVENTS_PER_KEY = 15
 FAILING = 0.05
+FULL_AT = 4
+PAGE_BYTES = 4096
 POISON = 7
 STARTS = 3
 
@@ -234,6 +238,17 @@ def crowd(path: Path) -> dict[str, object]:
     return {"ended": words.count("ended"), "handled_twice": sum(n > 1 for n in handled.values())}
 
 
+def impatient_crowd(path: Path) -> dict[str, object]:
+    """Do the same where nobody waits for a lock: the control."""
+    with patch.object(clerks, "insist", ask_once), patch.object(schema, "insist", ask_once):
+        return crowd(path)
+
+
+def ask_once(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute it, or fail."""
+    connection.execute(statement)
+
+
 # --- Keys in order --------------------------------------------------------------------------------
 
 
@@ -334,9 +349,16 @@ claim_carefully = cursors.claim_new
 
 
 async def fill(path: Path, say: Say) -> None:
-    """Publish until the disk is full, make room, and go on."""
+    """Publish until the disk is full, handle what there is, make room, and go on."""
     bus = EventBus(f"sqlite:///{path}")
-    stored = 0
+    stored, has_begun, is_full = 0, anyio.Event(), anyio.Event()
+
+    @bus.on("work", name="workers", start="first", queue_size=FULL_AT, concurrency=FULL_AT)
+    async def handle(event: dict[str, str], context: Context[Any]) -> None:
+        has_begun.set()
+        await is_full.wait()
+        say(f"handled {context.message.id}")
+
     async with bus:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
@@ -349,10 +371,15 @@ async def fill(path: Path, say: Say) -> None:
         except StoreError as error:
             say(f"refused {type(error).__name__}")
             say(f"seconds {monotonic() - began}")
+        await has_begun.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE_BYTES, hard))  # no room for less, either
+        is_full.set()
+        await anyio.sleep(1)  # for what is told to the store meanwhile
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         await bus.publish("work", {}, id="again")
         stored += 1
         say(f"stored {stored}")
+        await bus.join()
 
 
 async def count(path: Path, say: Say) -> None:
@@ -364,17 +391,38 @@ async def count(path: Path, say: Say) -> None:
     async def handle(event: dict[str, str], context: Context[Any]) -> None:
         ids.add(context.message.id)
 
+    @bus.on("work", name="workers")
+    async def handle_again(event: dict[str, str], context: Context[Any]) -> None:
+        say(f"handled {context.message.id}")
+
     async with bus:
         await bus.join()
     say(f"found {len(ids)}")
 
 
-def full_disk(path: Path) -> dict[str, str]:
-    """Let one publish onto a full disk, then count what is there."""
+def full_disk(path: Path) -> Mapping[str, object]:
+    """Let one publish onto a full disk, and handle there, then count what is there."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     words = Mortal(lambda say: anyio.run(fill, path, say)).words()
     words += Mortal(lambda say: anyio.run(count, path, say)).words()
-    return dict(word.split() for word in words)
+    handled = Counter(word for word in words if word.startswith("handled"))
+    told = [word.split(maxsplit=1) for word in words if word not in handled]
+    return dict(told) | {"handled": len(handled), "handled_twice": handled.total() - len(handled)}
+
+
+def full_and_forgetful(path: Path) -> Mapping[str, object]:
+    """Do the same where what could not be written is not written later: the control."""
+    with patch.object(durable, "Settlements", Forgetful):
+        return full_disk(path)
+
+
+class Forgetful(Settlements):
+    """Keeps nothing of what could not be written."""
+
+    def _end(self) -> None:
+        if self._job is not None and self._job.error is not None:
+            self._batch = []
+        super()._end()
 
 
 TRIALS: dict[str, Callable[[Path], Mapping[str, object]]] = {
@@ -383,9 +431,11 @@ TRIALS: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "frozen": frozen,
     "frozen_and_believed": frozen_and_believed,
     "crowd": crowd,
+    "impatient_crowd": impatient_crowd,
     "keys": keys,
     "keys_of_nobody": keys_of_nobody,
     "full_disk": full_disk,
+    "full_and_forgetful": full_and_forgetful,
 }
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ def test_processes_share_a_file(found: dict[str, Any]) -> None:
     assert found == {"ended": 9, "handled_twice": 0}
 
 
+@pytest.mark.parametrize("found", ["impatient_crowd"], indirect=True)
+def test_that_a_lock_would_be_seen(found: dict[str, Any]) -> None:
+    """Control: where nobody waits for another, not all of them come through."""
+    assert found["ended"] < 9
+
+
 @pytest.mark.parametrize("found", ["keys"], indirect=True)
 def test_a_key_stays_in_order_across_processes(found: dict[str, Any]) -> None:
     """Two share 64 keys, and fail now and then: none of a key begins before the one before it."""
@@ -71,3 +77,15 @@ def test_a_full_disk_is_an_error_and_no_loss(found: dict[str, Any]) -> None:
     assert found["refused"] == "StoreError"
     assert float(found["seconds"]) < 1.0
     assert found["found"] == found["stored"]
+
+
+@pytest.mark.parametrize("found", ["full_disk"], indirect=True)
+def test_handlers_work_on_a_full_disk(found: dict[str, Any]) -> None:
+    """What they did is settled once there is room: all is handled, and nothing twice."""
+    assert (found["handled"], found["handled_twice"]) == (int(found["stored"]), 0)
+
+
+@pytest.mark.parametrize("found", ["full_and_forgetful"], indirect=True)
+def test_that_a_second_time_would_be_seen(found: dict[str, Any]) -> None:
+    """Control: where what could not be settled is forgotten, it is handled again."""
+    assert found["handled_twice"] > 0

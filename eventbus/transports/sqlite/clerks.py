@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from threading import Event
 from typing import Generic, TypeVar
 
 from eventbus.errors import EventBusError, StoreError
@@ -22,7 +21,7 @@ from eventbus.transports.sqlite.edge import translated
 from eventbus.transports.sqlite.log import append, first_and_last
 from eventbus.transports.sqlite.mark import Mark
 from eventbus.transports.sqlite.records import Record
-from eventbus.transports.sqlite.schema import LOCK_SECONDS, open_store, set_up
+from eventbus.transports.sqlite.schema import insist, open_store, set_up
 from eventbus.transports.sqlite.settings import Settings
 
 R = TypeVar("R")
@@ -30,7 +29,6 @@ R = TypeVar("R")
 logger = logging.getLogger("eventbus")
 
 IDLE_SECONDS = 1.0
-TRY_SECONDS = 0.0005
 LOOK_SECONDS = 0.025
 WAL_ALARM_BYTES = 64 * 1024 * 1024
 COMMITS_PER_LOOK_AT_WAL = 256
@@ -87,7 +85,6 @@ class Writer:
         self._naps = 0
         self._commits = 0
         self._has_alarmed = False
-        self._pause = Event()  # never set: it is a way to sleep
 
     def serve(self, jobs: Sequence[Job[object]]) -> None:
         """Do jobs in one transaction: all of them, or none if the store fails."""
@@ -141,7 +138,7 @@ class Writer:
             self._connection = None
 
     def _commit(self, connection: sqlite3.Connection, jobs: Sequence[Job[object]]) -> None:
-        self._begin(connection)
+        insist(connection, "BEGIN IMMEDIATE")
         last = 0
         for kind, run in groupby(jobs, type):
             if kind is Append:
@@ -152,23 +149,6 @@ class Writer:
         if last and self._mark is not None:
             self._mark.write(last)
         self._watch_wal()
-
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        """Begin a transaction, waiting while another process writes.
-
-        SQLite's own waiting sleeps for ever longer, and loses against a process that writes all the
-        time: asked every half millisecond, each gets its turn.
-        """
-        for _ in range(round(LOCK_SECONDS / TRY_SECONDS)):
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-                self._pause.wait(TRY_SECONDS)
-            else:
-                return
-        connection.execute("BEGIN IMMEDIATE")
 
     def _append(self, connection: sqlite3.Connection, jobs: Sequence[Append]) -> int:
         given = [id for job in jobs for id in job.given_ids]

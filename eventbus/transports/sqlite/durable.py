@@ -10,11 +10,12 @@ __all__ = ("DurableSource",)
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Self
 
 from eventbus.clock import Clock
+from eventbus.errors import StoreError
 from eventbus.message import Delivery, LaterDelivery
 from eventbus.transports.base import (
     Ack,
@@ -59,6 +60,7 @@ class DurableSource:
         self._held: dict[int, Delivery] = {}
         self._is_calm = Pulse()
         self._needs_calm = False
+        self._is_unsure = False
         self._may_have_free = True
         # By the writer, so that it begins before what is published after this.
         self._begin = Change(partial(self._establish, start=spec.start))
@@ -75,10 +77,15 @@ class DurableSource:
 
     async def __aexit__(self, *_: object) -> None:
         """Give back what was not handed out, without waiting until that is written."""
-        held = list(self._held)
-        self._writer.submit(
-            Change(lambda one: cursors.release(one, self.number, self._session, but=held))
-        )
+        self._writer.submit(Change(self._release(list(self._held))))
+
+    def _release(self, held: Sequence[int]) -> Callable[[sqlite3.Connection], None]:
+        def release(connection: sqlite3.Connection) -> None:
+            # Race: what ended just now is not held, and may be written after this.
+            but = [*held, *self._settlements.unwritten()]
+            cursors.release(connection, self.number, self._session, but=but)
+
+        return release
 
     @property
     def reached(self) -> int | None:
@@ -104,6 +111,21 @@ class DurableSource:
 
     async def fetch(self, most: int) -> Sequence[Delivery]:
         """Wait for what is to be handled, and take it over; empty-handed when there is no more."""
+        try:
+            if self._is_unsure:
+                await self._give_back_unheard()
+            return await self._fetch(most)
+        except StoreError:
+            self._is_unsure = True
+            raise
+
+    async def _give_back_unheard(self) -> None:
+        """Free what was claimed in a commit that failed, or seemed to."""
+        await self._writer.ask(Change(self._release(list(self._held))))
+        self._is_unsure = False
+        self.wake()
+
+    async def _fetch(self, most: int) -> Sequence[Delivery]:
         while True:
             while self._needs_calm and self._held:
                 await self._is_calm.wait()

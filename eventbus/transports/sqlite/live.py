@@ -2,9 +2,11 @@
 
 __all__ = ("LiveSource",)
 
+import logging
 from collections.abc import Sequence
 from typing import Self
 
+from eventbus.errors import StoreError
 from eventbus.message import Delivery, LaterDelivery
 from eventbus.transports.base import Dead, Outcome, SourceSpec
 from eventbus.transports.sqlite.clerks import Change
@@ -13,6 +15,8 @@ from eventbus.transports.sqlite.letters import bury
 from eventbus.transports.sqlite.log import cursor_before
 from eventbus.transports.sqlite.records import message_of
 from eventbus.transports.sqlite.scan import Scan, wants
+
+logger = logging.getLogger("eventbus")
 
 
 class LiveSource:
@@ -56,7 +60,10 @@ class LiveSource:
     async def _keep(self, delivery: Delivery, dead: Dead) -> None:
         position = delivery.message.position
         assert position is not None  # noqa: S101 - it was read from the log
-        await self._writer.ask(Change(lambda one: bury(one, dead.failure, position)))
+        try:
+            await self._writer.ask(Change(lambda one: bury(one, dead.failure, position)))
+        except StoreError as error:  # no reason to end the bus
+            logger.error("a dead letter of %s is not kept: %s", dead.failure.subscription, error)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Do nothing: nobody else could take them over."""

@@ -11,11 +11,12 @@ as far as that was stored. A delivery at a negative position is a dead letter se
 position is the letter's `number`.
 """
 
-__all__ = ("APPLICATION_ID", "RECORD", "VERSION", "open_store", "set_up")
+__all__ = ("APPLICATION_ID", "RECORD", "VERSION", "insist", "open_store", "set_up")
 
 import os
 import sqlite3
 from pathlib import Path
+from threading import Event
 
 from eventbus.errors import StoreVersion
 from eventbus.transports.sqlite.settings import Durability
@@ -23,6 +24,7 @@ from eventbus.transports.sqlite.settings import Durability
 APPLICATION_ID = 0x65764273  # "evBs"
 VERSION = 1
 LOCK_SECONDS = 60.0
+TRY_SECONDS = 0.0005
 WAL_KEPT_BYTES = 4 * 1024 * 1024
 
 RECORD = "position, id, topic, time, key, traits, content_type, schema_version, payload, checksum"
@@ -117,6 +119,26 @@ def open_store(path: Path, durability: Durability) -> sqlite3.Connection:
     return connection
 
 
+def insist(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute what takes a lock, waiting while other processes have it.
+
+    SQLite's own waiting sleeps for ever longer, and loses against a process that writes all the
+    time; and where two want to make one file, it gives up at once. Asked every half millisecond,
+    each gets its turn.
+    """
+    pause = Event()  # never set: it is a way to sleep
+    for _ in range(round(LOCK_SECONDS / TRY_SECONDS)):
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            pause.wait(TRY_SECONDS)
+        else:
+            return
+    connection.execute(statement)
+
+
 def set_up(path: Path, durability: Durability) -> None:
     """Make the file a store, unless it is one already.
 
@@ -156,7 +178,7 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
 
 def _create(connection: sqlite3.Connection) -> None:
     """Create the tables, where no other process was faster."""
-    connection.execute("PRAGMA journal_mode=WAL")
+    insist(connection, "PRAGMA journal_mode=WAL")
     connection.execute("BEGIN IMMEDIATE")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if not tables:

@@ -51,6 +51,10 @@ class Settlements:
             self._job = Change(self._write_all, self._end)
             self._writer.submit(self._job)
 
+    def unwritten(self) -> list[int]:
+        """Name the positions that ended and are not written; called in the writer's thread."""
+        return [position for position, *_ in (*self._batch, *self._gathered.copy())]
+
     async def wait(self) -> None:
         """Wait until all that was noted so far is written; cancelled, it still will be."""
         noted = self._noted
