@@ -402,6 +402,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
                 is there nor left any.
         """
         await checkpoint()
+        self.require_here()
         await self._refuse_unknown(subscription)
         return await self._exchange.list_dead_letters(subscription, limit=limit, before=before)
 
@@ -432,6 +433,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             InvalidOption: The subscription neither is there nor has dead letters.
         """
         await checkpoint()
+        self.require_here()
         await self._refuse_unknown(subscription)
         return await self._exchange.purge_dead_letters(subscription, ids)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,25 +122,58 @@ def test_control_unnoticed_a_copy_takes_what_nobody_will_handle() -> None:
     assert fork_in("asyncio", "unnoticed")["child"]["used"]["publish"] == "done"
 
 
-async def test_another_loop_in_another_thread_is_refused() -> None:
-    """It says so before anything is queued, and the bus is unharmed."""
-    refusals: list[str] = []
+async def hear_nothing(bus: EventBus) -> None:
+    """Subscribe for a moment."""
+    async with bus.subscribe("new.topic"):
+        pass
+
+
+async def publish_nowait(bus: EventBus) -> None:
+    """Publish without waiting."""
+    bus.publish_nowait("new.topic", {})
+
+
+USES: dict[str, Callable[[EventBus], Awaitable[object]]] = {
+    "publish": lambda bus: bus.publish("new.topic", {}),
+    "publish again": lambda bus: bus.publish("work", {}),
+    "publish later": lambda bus: bus.publish("work", {}, delay=1.0),
+    "publish_nowait": publish_nowait,
+    "publish_many": lambda bus: bus.publish_many("new.topic", [{}]),
+    "request": lambda bus: bus.request("question", {}, reply=int),
+    "wait_for": lambda bus: bus.wait_for("new.topic"),
+    "subscribe": hear_nothing,
+    "unsubscribe": lambda bus: bus.unsubscribe("worker"),
+    "join": EventBus.join,
+    "drain": EventBus.drain,
+    "dead_letters": EventBus.dead_letters,
+    "redrive": EventBus.redrive,
+    "purge_dead_letters": EventBus.purge_dead_letters,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_another_loop_in_another_thread_is_refused(use: str) -> None:
+    """It says so before anything is done, and the bus is unharmed."""
     seen: list[object] = []
     bus = EventBus()
-    bus.on("work")(seen.append)
+    bus.on("work", name="worker")(seen.append)
+    bus.on("question", reply=int)(len)
 
-    async def use() -> None:
-        for operation in (bus.publish, bus.publish_many):
-            with pytest.raises(EventBusError) as raised:
-                await operation("new.topic", {})
-            refusals.append(str(raised.value))
+    async def use_from_there() -> None:
+        with anyio.fail_after(5.0):
+            with pytest.raises(EventBusError, match="runs in another thread"):
+                await USES[use](bus)
+            refused.set()
 
+    refused = threading.Event()
     async with bus:
-        thread = threading.Thread(target=anyio.run, args=(use,))
+        await bus.publish("work", {})
+        await bus.request("question", {}, reply=int)
+        thread = threading.Thread(target=anyio.run, args=(use_from_there,))
         thread.start()
         await anyio.to_thread.run_sync(thread.join)
         await bus.publish("work", {})
 
-    assert len(refusals) == 2
-    assert all("runs in another thread" in refusal for refusal in refusals)
-    assert seen == [{}]
+    assert refused.is_set()
+    assert seen == [{}, {}]
+    assert bus.stats().published == 3
