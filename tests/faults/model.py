@@ -1,13 +1,17 @@
 """What a bus in memory should do, in the fewest words: lists, without a loop, tasks or time."""
 
-__all__ = ("Entry", "ModelBus", "ModelSubscription", "NoRoom", "Spec")
+__all__ = ("Entry", "ModelBus", "ModelSubscription", "NoRoom", "Outcome", "Spec")
 
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 RETRY_SECONDS = 1.0
+ASKED_SECONDS = 0.5  # where the handler asks for a retry itself
+MOST_DELIVERIES = 20
+
+Outcome: TypeAlias = Literal["return", "raise", "ack", "retry", "reject"]
 
 
 class NoRoom(Exception):
@@ -25,6 +29,7 @@ class Spec:
     concurrency: int = 1
     attempts: int = 1
     keys: int = 0  # the events' numbers modulo this; 0 for no lanes
+    ack: Literal["auto", "manual"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -83,14 +88,17 @@ class ModelSubscription:
                 self.lanes[key] = deque()
                 self.running.append(Entry(entry.n, entry.attempt, holds_lane=True))
 
-    def finish(self, entry: Entry, now: float, *, fails: bool) -> bool:
+    def finish(self, entry: Entry, now: float, outcome: Outcome) -> bool:
         """End an attempt; True if it was given up."""
         self.running.remove(entry)
+        is_done = outcome == "ack" or (outcome == "return" and self.spec.ack == "auto")
+        fails = not is_done
         self.counts["failed" if fails else "succeeded"] += 1
-        if fails and entry.attempt < self.spec.attempts:
+        if fails and entry.attempt < self._attempts(outcome):
             self.counts["retried"] += 1
             again = Entry(entry.n, entry.attempt + 1, entry.holds_lane)
-            self.waiting.append((now + RETRY_SECONDS, again))
+            delay = ASKED_SECONDS if outcome == "retry" else RETRY_SECONDS
+            self.waiting.append((now + delay, again))
             return False
         self._leave_lane(entry)
         self.counts["dead_lettered"] += fails
@@ -107,6 +115,11 @@ class ModelSubscription:
         self.counts["abandoned"] += self.depth + len(self.running)
         for part in (self.items, self.running, self.waiting, self.lanes):
             part.clear()
+
+    def _attempts(self, outcome: Outcome) -> int:
+        if outcome == "retry" and self.spec.attempts == 1:
+            return MOST_DELIVERIES
+        return 1 if outcome == "reject" else self.spec.attempts
 
     def _leave_lane(self, entry: Entry) -> None:
         if not entry.holds_lane:
@@ -126,6 +139,7 @@ class ModelBus:
         self.subscriptions = {spec.name: ModelSubscription(spec) for spec in specs}
         self.letters: list[tuple[str, int]] = []  # oldest first
         self.now = 0.0
+        self.scheduled: list[tuple[float, str, int]] = []  # when, where to, which
         self.published = 0
         self.is_draining = False
 
@@ -135,9 +149,7 @@ class ModelBus:
         Raises:
             NoRoom: A queue that refuses has no room for all.
         """
-        reached = [
-            s for s in self.subscriptions.values() if topic in s.spec.topics and not s.is_ending
-        ]
+        reached = self._reached(topic)
         for subscription in reached:
             spec = subscription.spec
             if spec.overflow == "fail" and subscription.depth + len(numbers) > spec.size:
@@ -148,19 +160,35 @@ class ModelBus:
         self.published += len(numbers)
         self._go_on()
 
-    def finish(self, name: str, entry: Entry, *, fails: bool) -> None:
+    def finish(self, name: str, entry: Entry, outcome: Outcome) -> None:
         """End an attempt that runs."""
-        if self.subscriptions[name].finish(entry, self.now, fails=fails):
+        if self.subscriptions[name].finish(entry, self.now, outcome):
             self.letters.append((name, entry.n))
         self._go_on()
 
+    def schedule(self, topic: str, n: int, seconds: float) -> None:
+        """Publish an event later, to subscriptions that refuse nothing."""
+        self.scheduled.append((self.now + seconds, topic, n))
+        self.published += 1
+
+    def cancel(self, n: int) -> bool:
+        """Keep an event from going out; False if it has."""
+        left = [one for one in self.scheduled if one[2] != n]
+        is_kept_back, self.scheduled = len(left) < len(self.scheduled), left
+        return is_kept_back
+
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass; what is scheduled never comes at the moment of a retry."""
         end = self.now + seconds
-        waiting = [s.waiting for s in self.subscriptions.values()]
-        for due in sorted({at for entries in waiting for at, _ in entries if at <= end}):
+        waiting = [(at, "", 0) for s in self.subscriptions.values() for at, _ in s.waiting]
+        for due in sorted({at for at, _, _ in [*waiting, *self.scheduled] if at <= end}):
             for subscription in self.subscriptions.values():
                 subscription.come_back(due)
+            self._go_on()
+            for _, topic, n in [one for one in self.scheduled if one[0] == due]:
+                self.cancel(n)
+                for subscription in self._reached(topic):
+                    subscription.offer(Entry(n))
             self._go_on()
         self.now = end
 
@@ -180,12 +208,17 @@ class ModelBus:
         for subscription in self.subscriptions.values():
             subscription.stop()
         self.is_draining = False
+        self.scheduled.clear()
         self._go_on()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to do."""
-        return all(subscription.is_idle for subscription in self.subscriptions.values())
+        return not self.scheduled and all(s.is_idle for s in self.subscriptions.values())
+
+    def _reached(self, topic: str) -> list[ModelSubscription]:
+        alive = (one for one in self.subscriptions.values() if not one.is_ending)
+        return [one for one in alive if topic in one.spec.topics]
 
     def _go_on(self) -> None:
         for name, subscription in tuple(self.subscriptions.items()):

@@ -22,20 +22,32 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from eventbus import BusClosed, Context, EventBus, QueueFull
+from eventbus import BusClosed, Context, EventBus, InvalidOption, QueueFull, Receipt, context
 from eventbus.middleware import DeadLetter, Retry
+from eventbus.schedule import Schedule
 from eventbus.subscription import Subscription
 from eventbus.testing import ManualClock
-from tests.faults.model import RETRY_SECONDS, Entry, ModelBus, ModelSubscription, NoRoom, Spec
+from tests.faults.model import (
+    ASKED_SECONDS,
+    RETRY_SECONDS,
+    Entry,
+    ModelBus,
+    ModelSubscription,
+    NoRoom,
+    Outcome,
+    Spec,
+)
 from tests.faults.scale import full
 from tests.faults.stepping import turns
 
 SPECS = (
-    Spec("single", "ac", "fail", size=3, attempts=2),
+    Spec("single", "ac", "fail", size=3, attempts=2, ack="manual"),
     Spec("group", "abc", "drop_oldest", size=3, concurrency=2),
     Spec("lanes", "bc", "drop_newest", size=5, concurrency=2, attempts=2, keys=3),
     Spec("late", "abc", "drop_oldest", size=2, concurrency=2, attempts=2, keys=2),
 )
+OUTCOMES: tuple[Outcome, ...] = ("ack", "return", "raise", "retry", "reject")
+LATER_SECONDS = 0.6  # never the moment of a retry
 NAMES = st.sampled_from([spec.name for spec in SPECS])
 EXAMPLES = full(10_000, small=100)  # on each loop
 BEFORE_THE_END = 12  # events published before the bus may be drained or stopped
@@ -55,7 +67,22 @@ class Attempt:
 
     entry: Entry
     ended: anyio.Event = field(default_factory=anyio.Event)
-    fails: bool = False
+    outcome: Outcome = "return"
+
+
+async def end_as(outcome: Outcome, delivery: Context[Any]) -> None:
+    """End a handler as the machine says."""
+    match outcome:
+        case "raise":
+            raise ValueError("as the machine says")
+        case "ack":
+            await delivery.ack()
+        case "retry":
+            await delivery.retry(ASKED_SECONDS)
+        case "reject":
+            await delivery.reject("as the machine says")
+        case "return":
+            pass
 
 
 class RealBus:
@@ -64,6 +91,7 @@ class RealBus:
     def __init__(self) -> None:
         self.clock = Clock()
         self.bus = EventBus(clock=self.clock, drain_timeout=1e6, middleware=[DeadLetter()])
+        self.receipts: dict[int, Receipt] = {}
         self.running: defaultdict[str, list[Attempt]] = defaultdict(list)
         for spec in SPECS:
             self.subscribe(spec)
@@ -81,6 +109,7 @@ class RealBus:
                 concurrency=spec.concurrency if alone else 1,
                 middleware=[retry] if spec.attempts > 1 else [],
                 key=self._key(spec.keys) if spec.keys else None,
+                ack=spec.ack,
             )(self._handler(spec.name))
 
     def _key(self, keys: int) -> Callable[[dict[str, int]], str]:
@@ -94,8 +123,7 @@ class RealBus:
                 await attempt.ended.wait()
             finally:
                 self.running[name].remove(attempt)
-            if attempt.fails:
-                raise ValueError("as the machine says")
+            await end_as(attempt.outcome, context)
 
         return handle
 
@@ -107,11 +135,20 @@ class RealBus:
         else:
             await self.bus.publish_many(f"topic.{topic}", events)
 
-    async def finish(self, name: str, entry: Entry, fails: bool) -> None:
+    async def publish_later(self, topic: str, n: int) -> None:
+        """Schedule an event."""
+        receipt = await self.bus.publish(f"topic.{topic}", {"n": n}, delay=LATER_SECONDS)
+        self.receipts[n] = receipt
+
+    async def cancel(self, n: int) -> bool:
+        """Keep an event from going out."""
+        return self.receipts[n].cancel()
+
+    async def finish(self, name: str, entry: Entry, outcome: Outcome) -> None:
         """End an attempt that runs."""
         attempt = next((a for a in self.running[name] if a.entry == entry), None)
         assert attempt is not None, f"{name} should run {entry}"
-        attempt.fails = fails
+        attempt.outcome = outcome
         attempt.ended.set()
 
     async def redrive(self, name: str, n: int) -> int:
@@ -191,14 +228,28 @@ class BusMachine(RuleBasedStateMachine):
         else:
             self.do(self.real.publish, topic, numbers)
 
+    @precondition(lambda self: not self.model.is_draining)
+    @rule(number=st.integers(1, 3))
+    def publish_later(self, number: int) -> None:
+        for _ in range(number):
+            self.do(self.real.publish_later, "b", self.numbers)
+            self.model.schedule("b", self.numbers, LATER_SECONDS)
+            self.numbers += 1
+
+    @precondition(lambda self: self.real.receipts)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        n = data.draw(st.sampled_from(sorted(self.real.receipts)))
+        assert self.do(self.real.cancel, n) == self.model.cancel(n)
+
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), outcomes=st.lists(st.booleans(), min_size=1, max_size=4))
-    def finish(self, data: st.DataObject, outcomes: list[bool]) -> None:
-        for fails in outcomes:
+    @rule(data=st.data(), outcomes=st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=4))
+    def finish(self, data: st.DataObject, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
             if self.running:
                 name, entry = data.draw(st.sampled_from(self.running))
-                self.do(self.real.finish, name, Entry(entry.n, entry.attempt), fails)
-                self.model.finish(name, entry, fails=fails)
+                self.do(self.real.finish, name, Entry(entry.n, entry.attempt), outcome)
+                self.model.finish(name, entry, outcome)
 
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0]))
     def advance(self, seconds: float) -> None:
@@ -230,6 +281,10 @@ class BusMachine(RuleBasedStateMachine):
     @rule(name=NAMES)
     def purge(self, name: str) -> None:
         kept = [letter for letter in self.model.letters if letter[0] != name]
+        if name not in self.model.subscriptions and kept == self.model.letters:
+            with pytest.raises(InvalidOption, match="has no dead letters"):
+                self.do(self.real.bus.purge_dead_letters, name)
+            return
         purged = self.do(self.real.bus.purge_dead_letters, name)
         assert purged == len(self.model.letters) - len(kept)
         self.model.letters = kept
@@ -318,11 +373,23 @@ def test_the_bus_does_what_its_model_does(portal: BlockingPortal) -> None:
     run_machine(portal)
 
 
+@pytest.mark.parametrize(
+    ("owner", "promise", "without"),
+    [
+        (Subscription, "leave_lane", Mock()),
+        (Schedule, "remove", Mock(return_value=True)),
+        (context, "decide", Mock()),
+    ],
+)
 def test_control_a_bus_that_differs_is_found(
-    portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch
+    portal: BlockingPortal,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    promise: str,
+    without: Mock,
 ) -> None:
-    """A lane that is left without a look at who waits behind is a difference."""
-    monkeypatch.setattr(Subscription, "leave_lane", Mock())
+    """A lane that stays closed, a cancelled event that goes out, a verdict that is not heard."""
+    monkeypatch.setattr(owner, promise, without)
 
     with pytest.raises((AssertionError, ExceptionGroup)):
         run_machine(portal, shrinks=False)
