@@ -249,7 +249,6 @@ class Publishing:
         # To give way for each batch of 100 would be 0.12 F for each message.
         await (checkpoint_if_cancelled() if self._turns > 0 else self._give_way())
         route = self._recent_route(topic) or await self._find_route(topic)
-        self.require_here()
         _refuse_no_list(events)
         head, seconds = route.head, self._now()
         messages: list[Message] = []
