@@ -62,7 +62,7 @@ type: setup ## the types, by mypy and by basedpyright
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/basedpyright --level error
 
-bench: $(VENV)/.bench ## speed, side by side with other libraries; OPTIONS=--quick, --core, --json FILE, --svg FILE, --readme FILE
+bench: $(VENV)/.bench ## speed, side by side with other libraries; OPTIONS=--quick, --core, --durable, --json FILE, --svg FILE, --readme FILE
 	@$(BIN)/python -m tests.benchmarks $(OPTIONS)
 
 bench-compare: setup ## what became slower since REV=HEAD; OPTIONS=--instructions counts them with valgrind

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from eventbus.topics import matches
-from tests.benchmarks import chart, leads, league, machine, readme, table
+from tests.benchmarks import chart, durable, leads, league, machine, readme, table
 from tests.benchmarks.chart import Bar, Panel
 from tests.benchmarks.contenders import BUS, CONTENDERS, PEERS, Contender
 from tests.benchmarks.contenders.contender import Publish
@@ -63,6 +63,14 @@ def test_a_quick_run_of_the_core_delivers_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # those of other libraries
+def test_the_store_is_measured_beside_the_same_work_by_hand() -> None:
+    """One round of everything in its table: each event is there, and arrives."""
+    lines = list(durable.lines(by_case(measure(durable.CASES, rounds=1, shrink=20))))
+
+    assert len(lines) == len(durable.ROWS) + 2
+    assert lines[-1].endswith(" ms")
+
+
 @pytest.mark.parametrize("contender", INSTALLED, ids=lambda one: one.name)
 def test_every_contender_delivers_what_is_published(contender: Contender) -> None:
     """Events reach each handler once, one by one, from ten tasks, and as validated orders."""

@@ -15,6 +15,7 @@ from statistics import median
 
 from tests.benchmarks import (
     chart,
+    durable,
     leads,
     league,
     limits,
@@ -40,6 +41,8 @@ def main() -> int:
     # The bus warns of what the flood leaves undone, libraries of handlers with equal names.
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
+    if options.durable:
+        return _durable(options.rounds or QUICK_ROUNDS, quick=options.quick)
     contenders = [one for one in CONTENDERS if not (options.core and one.kind == "peer")]
     contenders = [one for one in contenders if one.is_installed]
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
@@ -64,6 +67,14 @@ def main() -> int:
     return 0
 
 
+def _durable(rounds: int, *, quick: bool) -> int:
+    """Measure the store alone, and print its table."""
+    print(machine.kind(), "", sep="\n")
+    taken = measure(durable.CASES, rounds=rounds, shrink=5 if quick else 1)
+    print(*durable.lines(by_case(_told("the store", taken))), sep="\n")
+    return 0
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, metavar="N", help=f"{ROUNDS} if not given")
@@ -74,6 +85,7 @@ def _options() -> argparse.Namespace:
         "--quick", action="store_true", help="a tenth of the work or less: does it run?"
     )
     parser.add_argument("--core", action="store_true", help="leave the other libraries out")
+    parser.add_argument("--durable", action="store_true", help="the store on its own")
     return parser.parse_args()
 
 

@@ -29,7 +29,7 @@ R = TypeVar("R")
 logger = logging.getLogger("eventbus")
 
 IDLE_SECONDS = 1.0
-LOOK_SECONDS = 0.025
+LOOK_SECONDS = 0.01
 WAL_ALARM_BYTES = 64 * 1024 * 1024
 COMMITS_PER_LOOK_AT_WAL = 256
 
