@@ -231,6 +231,7 @@ class Requesting(Publishing):
         """
         texts, topics = patterns_of([topic])
         check_options({"where": where}, SUBSCRIBE_OPTIONS, "wait_for")
+        self.require_here()
         with CancelScope() as scope, self._limit(scope, timeout):
             async with self.listen(
                 texts, topics, model_of(topics, model), {"invalid": "skip"}

@@ -1,7 +1,6 @@
 """A bus belongs to one event loop: in another thread, all but a few methods say so at once."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import pytest
@@ -28,11 +27,13 @@ USES: dict[str, Callable[[EventBus], Awaitable[object]]] = {
     "request": lambda bus: bus.request(QUERY, 1),
     "request_of_nobody": lambda bus: bus.request("nobody", {}, reply=int),
     "wait_for": lambda bus: bus.wait_for(JOBS),
+    "wait_for_a_time": lambda bus: bus.wait_for(JOBS, timeout=1.0),
     "subscribe": subscribe,
     "join": lambda bus: bus.join(),
     "drain": lambda bus: bus.drain(),
     "unsubscribe": lambda bus: bus.unsubscribe("jobs"),
     "redrive": lambda bus: bus.redrive(),
+    "dead_letters": lambda bus: bus.dead_letters(),
     "forget": lambda bus: bus.forget("jobs"),
 }
 
@@ -112,17 +113,12 @@ async def test_handlers_may_register_anywhere_while_it_does_not_run() -> None:
     assert await error_of(lambda: bus.on(JOBS)(print_job)) is None
 
 
-async def test_figures_and_dead_letters_are_readable_from_anywhere(
-    anyio_backend_name: str,
-) -> None:
+async def test_figures_are_readable_from_anywhere() -> None:
     """Who watches from a thread of its own may look."""
     bus = busless()
     async with bus:
         await bus.publish(JOBS, 0)
         await bus.join()
         figures = await to_thread.run_sync(bus.stats)
-        letters: Any = await to_thread.run_sync(
-            lambda: anyio.run(bus.dead_letters, backend=anyio_backend_name)
-        )
 
-    assert (figures.succeeded, letters) == (1, [])
+    assert figures.succeeded == 1
