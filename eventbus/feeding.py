@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from anyio import TASK_STATUS_IGNORED, CancelScope
 from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint_if_cancelled
 from pydantic import ValidationError
 
 from eventbus.clock import Clock
@@ -151,6 +152,7 @@ class Feed:
     async def _put_all(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         placed = 0
         try:
+            await checkpoint_if_cancelled()  # Race: what came while the feed was closed goes back.
             for delivery in deliveries:
                 await self._put(delivery)
                 placed += 1

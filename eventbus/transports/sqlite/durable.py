@@ -10,9 +10,11 @@ __all__ = ("DurableSource",)
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Self
+
+from anyio import CancelScope
 
 from eventbus.clock import Clock
 from eventbus.errors import StoreError
@@ -130,14 +132,14 @@ class DurableSource:
             while self._needs_calm and self._held:
                 await self._is_calm.wait()
             await self._scan.wait()
-            if recovered := await self._recover(most):
+            if recovered := await _to_its_end(self._recover(most)):
                 self._scan.wake()
                 return recovered
             if self._needs_calm:
                 continue
             if not await self._scan.read_on():
                 return []
-            if claimed := await self._claim(most):
+            if claimed := await _to_its_end(self._claim(most)):
                 return claimed
 
     async def _recover(self, most: int) -> Sequence[Delivery]:
@@ -289,3 +291,10 @@ class DurableSource:
 
     def _micros(self) -> int:
         return round(self._clock.now() * 1e6)
+
+
+async def _to_its_end(taking: Awaitable[Sequence[Delivery]]) -> Sequence[Delivery]:
+    """Let it end, cancelled or not: what is ours by the store has to be handed out."""
+    with CancelScope(shield=True):
+        return await taking
+    raise AssertionError("unreachable")
