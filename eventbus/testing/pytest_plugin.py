@@ -57,6 +57,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "virtual_time: time jumps to what is due next, in place of waiting for it."
     )
+    config.addinivalue_line(
+        "markers", "transport_needs(*capabilities): skip it with transports that do not claim them."
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -77,7 +77,7 @@ class MemorySource:
 class MemoryTransport:
     """Carries messages within the process; everything ends with the bus but its dead letters."""
 
-    capabilities = Capabilities(feeds=True)
+    capabilities = Capabilities(feeds=True, dead_letters=True)
 
     def __init__(self, clock: Clock, timers: Timers, codec: JsonCodec | None = None) -> None:
         self.clock = clock

@@ -1,0 +1,3 @@
+"""What every transport has to do, as tests: see `contract`."""
+
+__all__ = ()
