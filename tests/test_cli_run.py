@@ -374,7 +374,8 @@ signals = []
 signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
 (folder / f"begun-{os.getpid()}").touch()
 needed = int(sys.argv[2])
-while len(signals) < needed and not (folder / "crash").exists():
+end = time.monotonic() + 60  # it outlives no test that was killed
+while len(signals) < needed and not (folder / "crash").exists() and time.monotonic() < end:
     time.sleep(0.01)
 (folder / f"ended-{os.getpid()}").touch()
 raise SystemExit(needed - 1 if signals else 3)
