@@ -95,16 +95,17 @@ class Mailbox:
 
 
 class Mailboxes:
-    """A publisher, with one mailbox behind each topic."""
+    """A publisher, with so many mailboxes behind its one topic."""
 
-    def __init__(self) -> None:
-        self.routes = {TOPIC: ((TOPIC, 1), (Mailbox(),))}
+    def __init__(self, count: int = 1) -> None:
+        self.all = tuple(Mailbox() for _ in range(count))
+        self.routes = {TOPIC: ((TOPIC, count), self.all)}
         self.turns = BURST
 
     @property
     def mailbox(self) -> Mailbox:
-        """The only one."""
-        return self.routes[TOPIC][1][0]
+        """The first."""
+        return self.all[0]
 
     async def publish(self, topic: str, event: object, /, **options: object) -> Envelope:
         """Look up the route, stamp, and append where there is room."""
@@ -161,6 +162,43 @@ def throughput(link: Callable[[Call], Link] | None = None) -> Callable[[int], Aw
         return spent / messages
 
     return sample
+
+
+async def fan_out_to_ten(messages: int) -> float:
+    """Ten handlers, each with a mailbox and a worker; the figure is per publish."""
+    bus, tally = Mailboxes(10), Tally()
+    workers = [asyncio.create_task(one.run(counting(tally), None)) for one in bus.all]
+    await asyncio.sleep(0)
+    started = thread_time_ns()
+    for _ in range(messages):
+        await bus.publish(TOPIC, EVENT)
+    await asyncio.sleep(0)
+    spent = thread_time_ns() - started
+    for worker in workers:
+        await _end(worker)
+    expect(tally.handled, 10 * messages)
+    return spent / messages
+
+
+async def round_trips(requests: int) -> float:
+    """Publish, and wait for a future that the handler sets: no deadline, address or late reply."""
+    bus, loop = Mailboxes(), asyncio.get_running_loop()
+    waiting, answered = deque[asyncio.Future[object]](), 0
+
+    async def answer(event: object) -> None:
+        waiting.popleft().set_result(event)
+
+    worker = asyncio.create_task(bus.mailbox.run(answer, None))
+    await asyncio.sleep(0)
+    started = thread_time_ns()
+    for _ in range(requests):
+        waiting.append(future := loop.create_future())
+        await bus.publish(TOPIC, EVENT)
+        answered += await future is EVENT
+    spent = thread_time_ns() - started
+    await _end(worker)
+    expect(answered, requests)
+    return spent / requests
 
 
 def bound(call: Call) -> Link:
@@ -271,11 +309,13 @@ async def _end(worker: asyncio.Task[None]) -> None:
 _one = throughput()
 CASES: Mapping[str, Case] = {
     "least, one": Case(_one),
+    "least, ten": Case(fan_out_to_ten, 1_000),
     "least, batches": Case(in_batches),
     "least, Filter": Case(added(by=throughput(with_filter), to=_one)),
     "least, Throttle": Case(added(by=throughput(with_a_rate), to=_one)),
     "least, a layer": Case(added(by=throughput(with_a_layer), to=_one)),
     "least, model": Case(kept_models),
+    "least, request": Case(round_trips, 1_000),
     "least, latency": Case(latency, 1_000),
 }
 
@@ -291,11 +331,13 @@ class Limit:
 
 LIMITS = (
     Limit("one publisher, one handler", "F", per("least, one", "F")),
+    Limit("fan-out to 10, per delivery", "F", per("least, ten", "F", parts=10)),
     Limit("publish_many(100), per message", "F", per("least, batches", "F")),
     Limit("Filter", "A", per("least, Filter", "A")),
     Limit("Throttle, nothing has to wait", "A", per("least, Throttle", "A")),
     Limit("first middleware of the user's", "A", per("least, a layer", "A")),
     Limit("6-field model from a dict", "V", per("least, model", "V")),
+    Limit("request and its reply", "R", per("least, request", "R")),
     Limit("latency p50, one in flight", "Q", per("least, latency", "latency of a queue")),
 )
 
