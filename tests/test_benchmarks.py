@@ -71,6 +71,7 @@ def test_the_store_is_measured_beside_the_same_work_by_hand() -> None:
     assert lines[-1].endswith(" ms")
 
 
+@pytest.mark.filterwarnings("ignore")  # other libraries warn of handlers with equal names
 @pytest.mark.parametrize("contender", INSTALLED, ids=lambda one: one.name)
 def test_every_contender_delivers_what_is_published(contender: Contender) -> None:
     """Events reach each handler once, one by one, from ten tasks, and as validated orders."""
