@@ -78,6 +78,9 @@ class Phase(Enum):
     CLOSED = auto()
 
 
+_LIVE = frozenset({Phase.RUNNING, Phase.DRAINING, Phase.DRAINED})
+
+
 class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
     """A typed publish-subscribe bus.
 
@@ -154,6 +157,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
         if innermost(layers, Correlate) is not None:
             self.correlate()
         self._phase = Phase.NEW
+        self._is_live = False
         self._drain_until = 0.0
         self._most_threads = threads
 
@@ -591,6 +595,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
+        self._is_live = phase in _LIVE  # asked each time, that was a tenth of a request
         self.forget_routes()
 
     @contextmanager
@@ -686,10 +691,6 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
     def is_stopping(self) -> bool:
         """Whether the bus is being stopped at once."""
         return self._phase is Phase.STOPPING
-
-    @property
-    def _is_live(self) -> bool:
-        return self._phase in {Phase.RUNNING, Phase.DRAINING, Phase.DRAINED}
 
     @property
     def keeps_routes(self) -> bool:
