@@ -143,7 +143,10 @@ class Forgetful(Inbox[T]):
 
     def put(self, item: T) -> None:
         items = self._items
-        ThreadEvent().wait(1e-6)  # where the interpreter may switch threads
+        for _ in range(20):  # the worst moment to be interrupted: until the loop has taken them
+            if self._items is not items:
+                break
+            ThreadEvent().wait(0.001)
         items.append(item)
         self._call_soon(self.look)
 
