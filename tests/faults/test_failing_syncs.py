@@ -150,7 +150,14 @@ async def test_that_a_connection_used_again_would_be_seen(
     """Control: where the writer does not let go of it."""
     edge = Edge(10)
     monkeypatch.setattr(clerks, "open_store", edge.open)
+    disconnect, close = vars(clerks.Writer)["_disconnect"], clerks.Writer.close
+
+    def close_at_last(writer: clerks.Writer) -> None:
+        disconnect(writer)
+        close(writer)
+
     monkeypatch.setattr(clerks.Writer, "_disconnect", keep)
+    monkeypatch.setattr(clerks.Writer, "close", close_at_last)
     with pytest.raises(StoreError, match="within a transaction"):
         await live(tmp_path / "events.db")
 
