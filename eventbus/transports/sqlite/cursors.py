@@ -255,9 +255,9 @@ def settle(
     settled = 0
     if over:
         settled += connection.execute(
-            "DELETE FROM delivery WHERE subscription = ?1 AND ifnull(owner, ?2) = ?2 "
-            "AND position IN (SELECT value FROM json_each(?3))",
-            (subscription, session, to_json(over).decode()),
+            "DELETE FROM delivery WHERE subscription = ? AND ifnull(owner, ?) = ? "
+            "AND position IN (SELECT value FROM json_each(?))",
+            (subscription, session, session, to_json(over).decode()),
         ).rowcount
     if outcomes.released:
         settled += connection.execute(
@@ -282,9 +282,9 @@ def _ours(
         return frozenset()
     (ours,) = connection.execute(
         "SELECT json_group_array(position) FROM delivery "
-        "WHERE subscription = ?1 AND ifnull(owner, ?2) = ?2 "
-        "AND position IN (SELECT value FROM json_each(?3))",
-        (subscription, session, to_json(positions).decode()),
+        "WHERE subscription = ? AND ifnull(owner, ?) = ? "
+        "AND position IN (SELECT value FROM json_each(?))",
+        (subscription, session, session, to_json(positions).decode()),
     ).fetchone()
     return frozenset(from_json(ours))
 

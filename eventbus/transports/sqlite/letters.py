@@ -67,9 +67,9 @@ def newest(
     (rows,) = connection.execute(
         "SELECT json_group_array(json_array(letter, subscription, error_type, error, traceback, "  # noqa: S608
         f"attempts, failed_at, {COLUMNS_AS_JSON})) FROM (SELECT * FROM dead_letter "
-        "WHERE is_sent = 0 AND number < ?1 AND (?2 IS NULL OR subscription = ?2) "
-        "ORDER BY number DESC LIMIT ?3)",
-        (upper, subscription, limit),
+        "WHERE is_sent = 0 AND number < ? AND (? IS NULL OR subscription = ?) "
+        "ORDER BY number DESC LIMIT ?)",
+        (upper, subscription, subscription, limit),
     ).fetchone()
     return [_failure(*row) for row in from_json(rows)]
 
@@ -114,9 +114,9 @@ def purge(
 ) -> int:
     """Forget dead letters; give how many."""
     return connection.execute(
-        "DELETE FROM dead_letter WHERE is_sent = 0 AND (?1 IS NULL OR subscription = ?1) "
-        "AND (?2 IS NULL OR letter IN (SELECT value FROM json_each(?2)))",
-        (subscription, _json(ids)),
+        "DELETE FROM dead_letter WHERE is_sent = 0 AND (? IS NULL OR subscription = ?) "
+        "AND (? IS NULL OR letter IN (SELECT value FROM json_each(?)))",
+        (subscription, subscription, _json(ids), _json(ids)),
     ).rowcount
 
 
@@ -129,17 +129,17 @@ def send_again(
     """
     chosen = (
         "FROM dead_letter JOIN subscription ON subscription.name = dead_letter.subscription "
-        "WHERE is_sent = 0 AND (?1 IS NULL OR subscription.name = ?1) "
-        "AND (?2 IS NULL OR letter IN (SELECT value FROM json_each(?2)))"
+        "WHERE is_sent = 0 AND (? IS NULL OR subscription.name = ?) "
+        "AND (? IS NULL OR letter IN (SELECT value FROM json_each(?)))"
     )
     sent = connection.execute(
         "INSERT INTO delivery (subscription, position, key) "
         f"SELECT subscription.id, -dead_letter.number, dead_letter.key {chosen}",
-        (subscription, _json(ids)),
+        (subscription, subscription, _json(ids), _json(ids)),
     ).rowcount
     connection.execute(
         f"UPDATE dead_letter SET is_sent = 1 WHERE number IN (SELECT dead_letter.number {chosen})",  # noqa: S608
-        (subscription, _json(ids)),
+        (subscription, subscription, _json(ids), _json(ids)),
     )
     return sent
 
@@ -161,10 +161,10 @@ def read_records(connection: sqlite3.Connection, positions: Sequence[int]) -> di
     (rows,) = connection.execute(
         f"SELECT json_group_array(json_array(place, {COLUMNS_AS_JSON})) FROM ("  # noqa: S608
         f"SELECT position AS place, {RECORD} FROM log "
-        "WHERE position IN (SELECT value FROM json_each(?1)) "
+        "WHERE position IN (SELECT value FROM json_each(?)) "
         f"UNION ALL SELECT -number AS place, {RECORD} FROM dead_letter "
-        "WHERE number IN (SELECT -value FROM json_each(?1)))",
-        (_json(positions),),
+        "WHERE number IN (SELECT -value FROM json_each(?)))",
+        (_json(positions),) * 2,
     ).fetchone()
     found = from_json(rows)
     records = records_of(to_json([fields for _, fields in found]))

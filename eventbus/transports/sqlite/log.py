@@ -68,9 +68,9 @@ def append(
 
 def _positions_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
     rows = connection.execute(
-        "SELECT id, position FROM log WHERE id IN (SELECT value FROM json_each(?1)) "
-        "UNION ALL SELECT id, position FROM seen WHERE id IN (SELECT value FROM json_each(?1))",
-        (to_json(ids).decode(),),
+        "SELECT id, position FROM log WHERE id IN (SELECT value FROM json_each(?)) "
+        "UNION ALL SELECT id, position FROM seen WHERE id IN (SELECT value FROM json_each(?))",
+        (to_json(ids).decode(),) * 2,
     )
     return {id.decode(): position for id, position in rows}
 

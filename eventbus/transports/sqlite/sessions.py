@@ -59,10 +59,11 @@ def free(
     What was waiting to be tried again cannot have been what killed it; all else is suspect. Without
     `subscriptions` the session is gone, and forgotten.
     """
+    chosen = None if subscriptions is None else to_json(subscriptions).decode()
     freed = connection.execute(
         "UPDATE delivery SET owner = NULL, suspect = max(suspect, due <= ?) WHERE owner = ? "
-        "AND (?3 IS NULL OR subscription IN (SELECT value FROM json_each(?3)))",
-        (now, session, None if subscriptions is None else to_json(subscriptions).decode()),
+        "AND (? IS NULL OR subscription IN (SELECT value FROM json_each(?)))",
+        (now, session, chosen, chosen),
     ).rowcount
     if subscriptions is None:
         connection.execute("DELETE FROM session WHERE id = ?", (session,))

@@ -111,9 +111,9 @@ def _ahead(connection: sqlite3.Connection, cursor: int, last: int, patterns: lis
 def _age(connection: sqlite3.Connection, position: int, now: float) -> float:
     """Tell how old a record is; a dead letter sent again, at a negative position, is one too."""
     row = connection.execute(
-        "SELECT time FROM log WHERE position = ?1 "
-        "UNION ALL SELECT time FROM dead_letter WHERE number = -?1",
-        (position,),
+        "SELECT time FROM log WHERE position = ? "
+        "UNION ALL SELECT time FROM dead_letter WHERE number = -?",
+        (position, position),
     ).fetchone()
     return 0.0 if row is None else max(0.0, now - row[0] / 1e6)
 
