@@ -118,7 +118,7 @@ async def deliver(  # noqa: C901 - see below
 ) -> Ending:
     """Hand what is queued to the handler, entry after entry; the one loop all deliveries run in.
 
-    It is one function because a call per message costs as much as a handler; 45 lines because each
+    It is one function because a call per message costs as much as a handler; that long because each
     case below is a promise. `link` is the chain around the handler, where there is more to call
     than the handler itself.
     """
@@ -449,17 +449,10 @@ def _keep_lane(worker: Worker, entry: Entry) -> str | None:
     subscription, lanes = worker.subscription, worker.subscription.lanes
     lane, worker.lane = worker.lane, None
     if lane is None and lanes is not None:
-        lane = _key_or_none(subscription, entry)
+        lane = subscription.slot_of(entry)
         if lane is not None:
             lanes.enter(lane, entry)
     return lane
-
-
-def _key_or_none(subscription: Subscription, entry: Entry) -> str | None:
-    try:
-        return subscription.key_of(entry)
-    except Exception:  # noqa: BLE001 - a user's function; without a key the retry holds no lane
-        return None
 
 
 # --- Calling --------------------------------------------------------------------------------------

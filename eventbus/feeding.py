@@ -14,7 +14,6 @@ from typing import Any, Self
 from anyio import TASK_STATUS_IGNORED, CancelScope
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
-from pydantic import ValidationError
 
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
@@ -29,7 +28,7 @@ from eventbus.errors import (
 )
 from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
 from eventbus.queue import wait_for_places
-from eventbus.schema import Schema, flaws_of
+from eventbus.schema import Schema, flaws_to_log
 from eventbus.subscription import Subscription
 from eventbus.timers import Timer, Timers
 from eventbus.topics import TopicTree
@@ -193,7 +192,7 @@ class Feed:
             await self.settle([(delivery, Ack())])
             return
         subscription.host.logger.warning(
-            "%s refuses %r: %s", subscription.name, delivery.message, _flaws(error)
+            "%s refuses %r: %s", subscription.name, delivery.message, flaws_to_log(error)
         )
         unbegun = LaterDelivery(delivery.message, delivery.event, attempt=0, token=delivery.token)
         failure = FailedDelivery.of(
@@ -434,8 +433,3 @@ class FedExchange:
 
 def _refuse_nothing(subscription: Subscription, message: Message, error: Exception) -> None:
     """Validate at fetch, not when publishing."""
-
-
-def _flaws(error: Exception) -> str:
-    """Say what was wrong without the payload: no log is the place for what it holds."""
-    return flaws_of(error) if isinstance(error, ValidationError) else type(error).__name__

@@ -293,7 +293,7 @@ class Publishing:
 
         What publish middleware refuses is not known, nor what a wait for room comes to.
         """
-        ways = [(await self._way_of(message), message) for message in messages]
+        ways = [(await self._way_of(message.topic), message) for message in messages]
         if len(ways) > 1:
             self._require_acceptance(ways)
         if len(ways) == 1 or self._layers:
@@ -400,7 +400,7 @@ class Publishing:
         if (later := later_of(message)) is not None:
             self.require_open()
             return self._keep_for_later(message, later)
-        route = await self._way_of(message)
+        route = await self._way_of(message.topic)
         _tell_expiry(route, message)
         await wait_for_places(route.feed(message))
         note_matched(message, route.matched)
@@ -435,12 +435,12 @@ class Publishing:
         note_matched(message, route.matched)
         return route.feed(message)
 
-    async def _way_of(self, message: Message) -> Route:
-        return self._recent_route(message.topic) or await self._find_route(message.topic)
+    async def _way_of(self, topic: Topic[Any] | str) -> Route:
+        return self._recent_route(topic) or await self._find_route(topic)
 
     async def _hand_over(self, message: Message) -> Receipt:
         """Give a message to a transport that keeps it, and feeds no queue itself."""
-        route = await self._way_of(message)
+        route = await self._way_of(message.topic)
         self._require_acceptable(route, message)
         (receipt,) = await self._store([message])
         self._count(route, 1)

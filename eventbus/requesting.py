@@ -348,7 +348,7 @@ class Requesting(Publishing):
 
     async def _accept_request(self, message: Message) -> Receipt:
         """Accept a request that has come through the publish middleware."""
-        route = self._recent_route(message.topic) or await self._find_route(message.topic)
+        route = await self._way_of(message.topic)
         asking = self.replies.asking_at(reply_to_of(message))
         if asking is None:
             return message

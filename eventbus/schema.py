@@ -4,6 +4,7 @@ __all__ = (
     "Schema",
     "bare_type",
     "flaws_of",
+    "flaws_to_log",
     "is_pydantic_class",
     "is_raw",
     "is_same_model",
@@ -242,6 +243,11 @@ def flaws_of(error: BaseException) -> str:
     flaws = [_flaw(**flaw) for flaw in error.errors(include_url=False, include_input=False)]
     unsaid = len(flaws) - _MOST_FLAWS
     return f"{'; '.join(flaws[:_MOST_FLAWS])}{f' and {unsaid} more' if unsaid > 0 else ''}"
+
+
+def flaws_to_log(error: Exception) -> str:
+    """Say what was wrong without the payload: no log is the place for what it holds."""
+    return flaws_of(error) if isinstance(error, ValidationError) else type(error).__name__
 
 
 def _text_of(error: BaseException) -> str:

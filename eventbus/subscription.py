@@ -462,7 +462,7 @@ class Subscription:
                 self.options.overflow,
                 workers=self.concurrency,
                 start_worker=self._start_worker,
-                key_of=self._slot_of,
+                key_of=self.slot_of,
                 activity=self.host.activity if self.members else None,
                 new_wake_up=self.host.runtime.new_wake_up,
                 on_dropped=self._leave_lane_of,
@@ -553,7 +553,7 @@ class Subscription:
         """Take the lanes of what runs: alone, a worker did not need to, but now it is not alone."""
         for worker in self.workers:
             if worker.current is not None and worker.lane is None and self.lanes is not None:
-                worker.lane = self._slot_of(worker.current)
+                worker.lane = self.slot_of(worker.current)
                 if worker.lane is not None:
                     self.lanes.enter(worker.lane, worker.current)
                 worker.end_burst()
@@ -603,7 +603,8 @@ class Subscription:
         running = [worker.member for worker in self.workers]
         return next(m for m in self.members if running.count(m) < m.concurrency)
 
-    def _slot_of(self, entry: Entry) -> str | None:
+    def slot_of(self, entry: Entry) -> str | None:
+        """Tell the key that orders an entry; none where a user's function fails to tell it."""
         try:
             return self.key_of(entry)
         except Exception:  # noqa: BLE001 - the delivery itself will fail with it, at the worker

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from anyio import sleep_forever
-from pydantic import ValidationError
 
 from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
@@ -24,7 +23,7 @@ from eventbus.message import (
 )
 from eventbus.queue import DROPPING, wait_for_places
 from eventbus.responding import refuse_request
-from eventbus.schema import Schema, flaws_of
+from eventbus.schema import Schema, flaws_to_log
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
 from eventbus.topics import TopicTree
@@ -135,7 +134,7 @@ class MemoryTransport:
         delivery = LaterDelivery(message, message.payload, attempt=0)
         failure = FailedDelivery.of(delivery, subscription.name, error, now=self.clock.now())
         subscription.host.logger.warning(
-            "%s refuses %r: %s", subscription.name, message, _flaws(error)
+            "%s refuses %r: %s", subscription.name, message, flaws_to_log(error)
         )
         for probe in subscription.host.probes:
             probe.on_given_up(failure, error)
@@ -263,14 +262,9 @@ def _delivery_for(subscription: Subscription, message: Message) -> LaterDelivery
         return LaterDelivery(message, subscription.schema.validate(as_sent(message)))
     except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
         subscription.host.logger.warning(
-            "%s still refuses %r: %s", subscription.name, message, _flaws(error)
+            "%s still refuses %r: %s", subscription.name, message, flaws_to_log(error)
         )
         return None
-
-
-def _flaws(error: Exception) -> str:
-    """Say what was wrong without the payload: no log is the place for what it holds."""
-    return flaws_of(error) if isinstance(error, ValidationError) else type(error).__name__
 
 
 def abandon(subscription: Subscription, delivery: Delivery) -> None:
