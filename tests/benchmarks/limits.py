@@ -12,7 +12,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from statistics import median
+from threading import Lock
 from time import monotonic, perf_counter_ns, thread_time_ns, time
+
+from anyio import to_thread
 
 from tests.benchmarks.floors import Tally, counting
 from tests.benchmarks.measure import Case, Samples, added, expect
@@ -22,6 +25,7 @@ from tests.benchmarks.table import Figure, per
 BURST = 128
 BATCH = 100
 SIZE = 1024
+NAP_SECONDS = 0.0005
 
 
 class Envelope:
@@ -142,6 +146,49 @@ class Mailboxes:
             mailbox.wake(messages[0])
             mailbox.items.extend(messages[1:])
         return messages
+
+
+@dataclass(slots=True)
+class ThreadInbox:
+    """What a thread appends to; a loop that has something to take is not woken."""
+
+    loop: asyncio.AbstractEventLoop
+    items: list[Envelope] = field(default_factory=list[Envelope])
+    lock: Lock = field(default_factory=Lock)
+    is_awake: bool = False
+    parked: asyncio.Future[None] | None = None
+
+    def put(self, topic: str, event: object) -> None:
+        """Append; wake the loop, unless it looks by itself."""
+        entry = Envelope()
+        entry.head = (topic, 1)
+        entry.seconds = time()
+        entry.event = event
+        with self.lock:
+            self.items.append(entry)
+            if self.is_awake:
+                return
+            self.is_awake = True
+        self.loop.call_soon_threadsafe(self.look)
+
+    def look(self) -> None:
+        """Wake who takes."""
+        if self.parked is not None and not self.parked.done():
+            self.parked.set_result(None)
+
+    async def run(self, call: Call) -> None:
+        """Take all there is, call for each, and look again a little later."""
+        while True:
+            with self.lock:
+                batch, self.items = self.items, []
+                self.is_awake = bool(batch)
+            for entry in batch:
+                await call(entry.event)
+            if batch:
+                await asyncio.sleep(NAP_SECONDS)
+            else:
+                self.parked = self.loop.create_future()
+                await self.parked
 
 
 def throughput(link: Callable[[Call], Link] | None = None) -> Callable[[int], Awaitable[float]]:
@@ -266,6 +313,31 @@ async def in_batches(messages: int) -> float:
     return spent / messages
 
 
+async def from_a_thread(messages: int) -> float:
+    """Wall time per message of a thread that appends under a lock, to its handler in the loop."""
+    inbox, all_handled = ThreadInbox(asyncio.get_running_loop()), asyncio.Event()
+    handled = 0
+
+    async def handle(event: object) -> None:
+        nonlocal handled
+        handled += 1
+        if handled == messages:
+            all_handled.set()
+
+    def publish_all() -> None:
+        for _ in range(messages):
+            inbox.put(TOPIC, EVENT)
+
+    worker = asyncio.create_task(inbox.run(handle))
+    started = perf_counter_ns()
+    await to_thread.run_sync(publish_all)
+    await all_handled.wait()
+    spent = perf_counter_ns() - started
+    await _end(worker)
+    expect(handled, messages)
+    return spent / messages
+
+
 async def latency(probes: int) -> float:
     """Median time from a publish to the handler, the worker parked."""
     latencies, arrived, bus = list[int](), asyncio.Event(), Mailboxes()
@@ -317,6 +389,7 @@ CASES: Mapping[str, Case] = {
     "least, model": Case(kept_models),
     "least, request": Case(round_trips, 1_000),
     "least, latency": Case(latency, 1_000),
+    "least, thread": Case(from_a_thread),
 }
 
 
@@ -338,6 +411,7 @@ LIMITS = (
     Limit("first middleware of the user's", "A", per("least, a layer", "A")),
     Limit("6-field model from a dict", "V", per("least, model", "V")),
     Limit("request and its reply", "R", per("least, request", "R")),
+    Limit("from a thread", "T", per("least, thread", "called from a thread")),
     Limit("latency p50, one in flight", "Q", per("least, latency", "latency of a queue")),
 )
 
