@@ -9,10 +9,14 @@ A delivery belongs to the session (a bus of some process) that `owner` names, or
 `suspect` if the process that had it died meanwhile: perhaps of it. `attempts` counts those begun,
 as far as that was stored. A delivery at a negative position is a dead letter sent again: the
 position is the letter's `number`.
+
+`gap` names what retention has removed from the middle of the log: positions from `first` to `last`.
+Where a record is missing and no gap says so, it was lost.
 """
 
 __all__ = ("APPLICATION_ID", "RECORD", "VERSION", "insist", "open_store", "set_up")
 
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -21,8 +25,10 @@ from threading import Event
 from eventbus.errors import StoreVersion
 from eventbus.transports.sqlite.settings import Durability
 
+logger = logging.getLogger("eventbus")
+
 APPLICATION_ID = 0x65764273  # "evBs"
-VERSION = 1
+VERSION = 2
 LOCK_SECONDS = 60.0
 TRY_SECONDS = 0.0005
 WAL_KEPT_BYTES = 4 * 1024 * 1024
@@ -33,6 +39,11 @@ RECORD = "position, id, topic, time, key, traits, content_type, schema_version, 
 _TABLES = """
 CREATE TABLE meta (removed INTEGER NOT NULL, lost INTEGER NOT NULL);
 INSERT INTO meta VALUES (0, 0);
+CREATE TABLE gap (
+    first INTEGER PRIMARY KEY,
+    last INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+);
 CREATE TABLE log (
     position INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -97,6 +108,17 @@ CREATE TABLE dead_letter (
 CREATE INDEX dead_letter_of ON dead_letter (subscription, number);
 """
 
+_STEPS = {
+    1: """
+CREATE TABLE gap (
+    first INTEGER PRIMARY KEY,
+    last INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+);
+"""
+}
+"""By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""
+
 
 def open_store(path: Path, durability: Durability) -> sqlite3.Connection:
     """Open a connection for the thread that calls this; it does not create the file.
@@ -140,7 +162,9 @@ def insist(connection: sqlite3.Connection, statement: str) -> None:
 
 
 def set_up(path: Path, durability: Durability) -> None:
-    """Make the file a store, unless it is one already.
+    """Make the file a store of this version, unless it is one already.
+
+    An older one is led to it in one transaction: all of it is done, or nothing.
 
     Raises:
         StoreVersion: It is something else, or a store of a later version.
@@ -150,30 +174,43 @@ def set_up(path: Path, durability: Durability) -> None:
         _sync_folder(path.absolute().parent)
     connection = open_store(path, durability)
     try:
-        if _is_new(connection, path):
+        connection.execute("BEGIN")  # Race: another process may be creating the tables
+        version = _version_of(connection, path)
+        connection.execute("COMMIT")
+        if version == 0:
             _create(connection)
+        elif version < VERSION:
+            _migrate(connection, path)
     finally:
         connection.close()
 
 
-def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
-    connection.execute("BEGIN")  # Race: another process may be creating the tables
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    connection.execute("COMMIT")
+def _version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """Tell of which version a store is; 0 if it is an empty file."""
+    application, version, tables = (
+        connection.execute(statement).fetchone()[0]
+        for statement in (
+            "PRAGMA application_id",
+            "PRAGMA user_version",
+            "SELECT count(*) FROM sqlite_schema",
+        )
+    )
     if application == APPLICATION_ID:
-        if version > VERSION:
-            raise StoreVersion(
-                f"{path} is a store of version {version}, and this eventbus knows those up to "
-                f"{VERSION}: upgrade eventbus"
-            )
-        return False
+        return _known(version, path)
     if application or version or tables:
         raise StoreVersion(
             f"{path} is a database, but no store of eventbus: name a file of its own"
         )
-    return True
+    return 0
+
+
+def _known(version: int, path: Path) -> int:
+    if version > VERSION:
+        raise StoreVersion(
+            f"{path} is a store of version {version}, and this eventbus knows those up to "
+            f"{VERSION}: upgrade eventbus"
+        )
+    return version
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -182,13 +219,30 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if not tables:
-        for statement in _TABLES.split(";\n"):
-            connection.execute(statement)
+        _run(connection, _TABLES)
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={VERSION}")
     connection.execute("COMMIT")
     # Into the file itself at once: a damaged WAL then costs records, but not the tables.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Lead an older store to this version, as far as no other process was faster."""
+    insist(connection, "BEGIN IMMEDIATE")
+    found = _version_of(connection, path)
+    for version in range(found, VERSION):
+        _run(connection, _STEPS[version])
+        connection.execute(f"PRAGMA user_version={version + 1}")
+    connection.execute("COMMIT")
+    if found < VERSION:
+        logger.info("%s was of version %d, and is of version %d now", path, found, VERSION)
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    # One by one: `executescript` would commit first.
+    for statement in script.split(";\n"):
+        connection.execute(statement)
 
 
 def _sync_folder(folder: Path) -> None:
