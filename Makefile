@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 REV ?= HEAD
+# Each worker takes what others have not begun; what a killed one was at is named, and the rest go on.
+PYTEST := $(BIN)/python -m pytest -q
+ALL_CORES := -n auto --maxprocesses 8 --dist worksteal
 PLUGINS := $(patsubst %/pyproject.toml,-e '%[test]',$(wildcard plugins/*/pyproject.toml))
 
 .PHONY: help setup demo test soak coverage test-all lint format type bench bench-compare wheels check clean
@@ -35,13 +38,15 @@ demo: setup ## the tour of what the bus does
 	@$(BIN)/python -m examples.demo
 
 test: setup ## the tests, as fast as they go
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST) $(ALL_CORES)
 
 soak: setup ## the fault tests at their full size, which takes hours
-	@EVENTBUS_SOAK=1 $(BIN)/python -m pytest -q -o timeout=3600 tests/faults
+	@EVENTBUS_SOAK=1 $(PYTEST) -o timeout=3600 tests/faults
 
 coverage: setup ## the tests, and the lines and branches they leave out
-	@$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q $(ALL_CORES)
+	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
 test-all: ## the tests on every CPython >= 3.11 of this machine

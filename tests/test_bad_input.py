@@ -28,6 +28,7 @@ from eventbus import (
     handles,
 )
 from eventbus.middleware import DeadLetter, Filter, Retry, Timeout
+from tests.naming import name_of
 
 
 class Order(BaseModel):
@@ -152,7 +153,7 @@ def test_no_pattern_at_all_is_refused() -> None:
         ({"middleware": Retry()}, "middleware=.*list"),
         ({"middleware": 5}, "middleware=5"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_an_option_that_cannot_be_is_refused_by_on(option: Any, flaw: str) -> None:
     """Before there is a function: with the word, the value, and what would do."""
@@ -184,7 +185,7 @@ def test_an_option_that_cannot_be_is_refused_by_on(option: Any, flaw: str) -> No
         ({"publish_middleware": [1]}, "publish_middleware=1"),
         ({"publish_middleware": nothing}, "publish_middleware=.*list"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_an_option_that_cannot_be_is_refused_by_the_bus(option: Any, flaw: str) -> None:
     """Before anything runs."""
@@ -323,7 +324,7 @@ async def generator(event: object) -> Any:
         (None, "None"),
         ("handler", "'handler'"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_what_cannot_be_a_handler_is_refused_when_decorated(handler: Any, flaw: str) -> None:
     """With its name and what is wrong with it, whatever says the model."""
@@ -383,7 +384,7 @@ def test_a_handler_of_another_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "contracts", [{"orders.created": Order}, dict, Order, 5, "Shop", TypedDict], ids=str
+    "contracts", [{"orders.created": Order}, dict, Order, 5, "Shop", TypedDict], ids=name_of
 )
 def test_contracts_that_are_no_typed_dict_are_refused(contracts: Any) -> None:
     """With the value and an example."""
@@ -463,7 +464,7 @@ async def test_an_unknown_topic_published_by_a_handler_fails_its_delivery() -> N
         (None, "NoneType"),
         (5, "int"),
     ],
-    ids=repr,
+    ids=name_of,
 )
 async def test_a_payload_against_its_contract_is_the_publishers_error(
     payload: Any, flaw: str

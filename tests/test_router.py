@@ -19,6 +19,7 @@ from eventbus import (
     handles,
 )
 from eventbus.middleware import CallNext, DeadLetter, Retry
+from tests.naming import name_of
 
 
 class Order(BaseModel):
@@ -402,7 +403,7 @@ def test_properties_of_an_object_are_not_touched() -> None:
     EventBus().include(Touchy())
 
 
-@pytest.mark.parametrize("thing", [object(), 1, "router", None, print], ids=repr)
+@pytest.mark.parametrize("thing", [object(), 1, "router", None, print], ids=name_of)
 def test_what_has_no_handlers_cannot_be_included(thing: object) -> None:
     """The error names it, and says how to mark methods."""
     with pytest.raises(InvalidHandler, match="@handles"):
