@@ -30,6 +30,8 @@ __all__ = (
     "QueueFull",
     "Receipt",
     "RemoteError",
+    "Replay",
+    "ReplayProgress",
     "RequestTimeout",
     "RequestTopic",
     "Router",
@@ -79,6 +81,7 @@ from eventbus.errors import (
 from eventbus.events import Events
 from eventbus.message import Message, Receipt
 from eventbus.queue import Overflow
+from eventbus.replay import Replay, ReplayProgress
 from eventbus.router import Router, handles
 from eventbus.settling import Ack
 from eventbus.stats import BusStats, SubscriptionStats

@@ -52,6 +52,7 @@ from eventbus.registration import (
     patterns_of,
 )
 from eventbus.registry import Defaults, Registry
+from eventbus.replaying import Replaying
 from eventbus.replies import Asking
 from eventbus.requesting import Requesting
 from eventbus.router import Registering, Router, marked_methods
@@ -81,7 +82,7 @@ class Phase(Enum):
 _LIVE = frozenset({Phase.RUNNING, Phase.DRAINING, Phase.DRAINED})
 
 
-class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
+class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generic[C]):
     """A typed publish-subscribe bus.
 
     Register handlers with `on`, at any time; run it with `async with`. Leaving the block normally
@@ -154,6 +155,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             known,
             Defaults(queue_size=queue_size, overflow=overflow, middleware=layers),
         )
+        Replaying.__init__(self)
         if innermost(layers, Correlate) is not None:
             self.correlate()
         self._phase = Phase.NEW
@@ -339,6 +341,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
                 subscription.queue.refuse_waiting()
                 subscription.queue.close()
         self.replies.end_all(but=self._is_of_handler)
+        self.end_replays(of_handlers=False)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Run until a signal: the first SIGINT or SIGTERM drains, the second stops.
@@ -574,6 +577,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Generic[C]):
             raise
         finally:
             self.replies.end_all()
+            self.end_replays(of_handlers=True)
             self._timers.clear()
             self._warn_of_stuck_threads()
             abandoned = self._registry.stop() + self._schedule.stop()

@@ -83,6 +83,11 @@ class Origin(Protocol):
         ...
 
     @property
+    def replayed_up_to(self) -> int:
+        """The last position of what was stored before it began; 0 where there are none."""
+        ...
+
+    @property
     def clock(self) -> Clock:
         """Where the time comes from."""
         ...
@@ -153,6 +158,12 @@ class Context(Generic[M_co]):
             if not is_reserved(pattern) and matches(pattern, topic):
                 return captures(pattern, topic)
         return {}
+
+    @property
+    def replay(self) -> bool:
+        """Whether it is read again by `bus.replay`."""
+        position = self.message.position
+        return position is not None and position <= self.origin.replayed_up_to
 
     @property
     def failure(self) -> FailedDelivery | None:

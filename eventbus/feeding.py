@@ -37,6 +37,7 @@ from eventbus.transports.base import (
     Capabilities,
     Dead,
     KeepsDeadLetters,
+    KeepsMessages,
     KeepsSubscriptions,
     KeepsTime,
     Outcome,
@@ -394,6 +395,16 @@ class FedExchange:
                 f"forget({name!r}): this transport keeps no durable subscriptions"
             )
         return await keeper.forget(name)
+
+    def messages_kept(self) -> KeepsMessages:
+        """Give what reads messages again: the transport itself, if it can."""
+        keeper = self.transport
+        if isinstance(keeper, KeepsMessages):
+            return keeper
+        raise UnsupportedByTransport(
+            "replay(): this transport does not give again what it carried; take "
+            "EventBus('sqlite:///events.db'), say"
+        )
 
     # --- dead letters -----------------------------------------------------------------------
 

@@ -6,7 +6,10 @@ __all__ = (
     "Registration",
     "ResponderOptions",
     "SubscribeOptions",
+    "check_flag",
     "check_options",
+    "check_time_zone",
+    "check_word",
     "model_of",
     "patterns_of",
 )
@@ -234,8 +237,13 @@ def model_of(topics: Sequence[Topic[Any]], model: object) -> object:
     return Registration.begin(topics, model, {}).model if topics else model
 
 
-def check_options(options: Said, known: frozenset[str], where: str) -> Said:
-    """Check the options of `on` or `subscribe`; give those that were said, and are not None.
+def check_options(
+    options: Said,
+    known: frozenset[str],
+    where: str,
+    checks: Mapping[str, Callable[[str, Any], None]] | None = None,
+) -> Said:
+    """Check the options of `on` or its like; give those that were said, and are not None.
 
     Raises:
         InvalidOption: An unknown option, or a value that cannot be used.
@@ -252,7 +260,7 @@ def check_options(options: Said, known: frozenset[str], where: str) -> Said:
             "leave `name` out"
         )
     for word, value in said.items():
-        _CHECKS.get(word, _accept)(word, value)
+        (checks or _CHECKS).get(word, _accept)(word, value)
     return cast("Said", said)
 
 
@@ -276,10 +284,15 @@ def check_overflow(word: str, value: object) -> None:
     Raises:
         InvalidOption: There is none of that name.
     """
-    _check_word(word, value, get_args(Overflow))
+    check_word(word, value, get_args(Overflow))
 
 
-def _check_word(word: str, value: object, known: Sequence[str]) -> None:
+def check_word(word: str, value: object, known: Sequence[str]) -> None:
+    """Check a value that is one of a few words.
+
+    Raises:
+        InvalidOption: It is none of them.
+    """
     if value not in known:
         raise InvalidOption(
             f"{word}={value!r}: give one of {', '.join(map(repr, known))}"
@@ -288,14 +301,19 @@ def _check_word(word: str, value: object, known: Sequence[str]) -> None:
 
 
 def _check_invalid(word: str, value: object) -> None:
-    _check_word(word, value, get_args(Invalid))
+    check_word(word, value, get_args(Invalid))
 
 
 def _check_ack(word: str, value: object) -> None:
-    _check_word(word, value, get_args(Ack))
+    check_word(word, value, get_args(Ack))
 
 
-def _check_flag(word: str, value: object) -> None:
+def check_flag(word: str, value: object) -> None:
+    """Check what is either true or not.
+
+    Raises:
+        InvalidOption: It is neither.
+    """
     if not isinstance(value, bool):
         raise InvalidOption(f"{word}={value!r}: give True, False or None")
 
@@ -303,10 +321,19 @@ def _check_flag(word: str, value: object) -> None:
 def _check_start(word: str, value: object) -> None:
     is_number = isinstance(value, int) and not isinstance(value, bool)
     if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise InvalidOption(f"{word}={value!r} has no time zone: give one, as UTC")
+        check_time_zone(word, value)
     elif not is_number:
-        _check_word(word, value, ("new", "first", "last"))
+        check_word(word, value, ("new", "first", "last"))
+
+
+def check_time_zone(word: str, moment: datetime) -> None:
+    """Check a time.
+
+    Raises:
+        InvalidOption: Nobody knows which time zone it is of.
+    """
+    if moment.tzinfo is None:
+        raise InvalidOption(f"{word}={moment!r} has no time zone: give one, as UTC")
 
 
 def _check_ack_wait(word: str, value: object) -> None:
@@ -338,7 +365,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "overflow": check_overflow,
     "invalid": _check_invalid,
     "ack": _check_ack,
-    "durable": _check_flag,
+    "durable": check_flag,
     "start": _check_start,
     "ack_wait": _check_ack_wait,
 }

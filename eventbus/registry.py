@@ -108,6 +108,24 @@ class Registry:
             is_group=False,
         )
 
+    def schema_to_read(
+        self,
+        patterns: tuple[str, ...],
+        topics: tuple[Topic[Any], ...],
+        model: object,
+        *,
+        silent: bool,
+    ) -> Schema[Any] | None:
+        """Give what validates messages that are only read again.
+
+        Raises:
+            ContractError, UnknownTopic: As `register`.
+        """
+        self._admit(patterns, topics)
+        schema = self._shared(schema_of(model))
+        self._contracts.refuse_misfits("replay", patterns, schema, silent=silent)
+        return schema
+
     def find(self, handler_or_name: str | Callable[..., object]) -> list[Found]:
         """Find the members that a name or a handler stands for.
 
@@ -182,10 +200,7 @@ class Registry:
         *,
         is_group: bool,
     ) -> Subscription:
-        for pattern in patterns:
-            self._contracts.admit(pattern)
-        for topic in topics:
-            self._contracts.learn(topic)
+        self._admit(patterns, topics)
         schema = self._shared(schema_of(model))
         subscription = Subscription(name, patterns, schema, options, self._host, is_group=is_group)
         if self._is_running or self._contracts.is_closed:
@@ -196,6 +211,12 @@ class Registry:
         subscription.source = self._transport.open(subscription)
         self.subscriptions[name] = subscription
         return subscription
+
+    def _admit(self, patterns: tuple[str, ...], topics: tuple[Stated, ...]) -> None:
+        for pattern in patterns:
+            self._contracts.admit(pattern)
+        for topic in topics:
+            self._contracts.learn(topic)
 
     def _options_of(self, registration: Registration) -> Options:
         own = registration.middleware

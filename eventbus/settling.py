@@ -7,6 +7,7 @@ it, have returned: an exception after it fails the attempt as if none had been g
 
 __all__ = (
     "ACKED",
+    "REPLAYED",
     "Ack",
     "Acked",
     "Asked",
@@ -37,6 +38,17 @@ class Acked:
 
 
 ACKED: Final = Acked()
+
+
+class _Replayed(Acked):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "being replayed"
+
+
+REPLAYED: Final = _Replayed()
+"""The verdict on what is only read again, before anybody can give another one."""
 
 
 class Failing(Exception):

@@ -288,6 +288,7 @@ class Subscription:
         "options",
         "patterns",
         "queue",
+        "replayed_up_to",
         "schema",
         "seen_dropped",
         "source",
@@ -326,6 +327,7 @@ class Subscription:
         self.gates: Sequence[Gate] = ()
         self.failure_listeners: Sequence[Callable[[Entry], None]] = ()
         self.seen_dropped = 0
+        self.replayed_up_to = 0
         self.taken = 0  # by iterators, and not settled
 
     # --- what its policies say --------------------------------------------------------------

@@ -12,7 +12,7 @@ LAYERS = {
     6: "__init__  __main__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
     4: "feeding  runtime  dispatch  watchdog  publisher  from_threads  requesting  registry  router"
-    "  events",
+    "  events  replay  replaying",
     3: "subscription  responding  responders  stats  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
     "  transports.dead_letters  transports.exchange  transports.sqlite  transports.sqlite.*",

@@ -17,9 +17,12 @@ __all__ = (
     "Capabilities",
     "Dead",
     "KeepsDeadLetters",
+    "KeepsMessages",
     "KeepsSubscriptions",
     "KeepsTime",
     "Outcome",
+    "Place",
+    "Reading",
     "Released",
     "RetryLater",
     "Source",
@@ -45,6 +48,9 @@ Start: TypeAlias = Literal["new", "first", "last"] | int | datetime
 """Where a subscription begins: with what comes, all that is kept, the newest that is kept and on, a
 position, or the first message stored at or after a time."""
 
+Place: TypeAlias = int | datetime
+"""A place in the log: a position, or a time at which messages were stored."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
@@ -55,7 +61,8 @@ class Capabilities:
     durable: bool = False
     """What was accepted survives the process, and subscriptions go on where they were."""
     replay: bool = False
-    """Keeps messages, so that a subscription can start before now."""
+    """Keeps messages, so that a subscription can start before now, and `KeepsMessages.read` gives
+    them again."""
     nowait: bool = True
     """Accepts messages without waiting."""
     dead_letters: bool = False
@@ -220,6 +227,70 @@ class KeepsSubscriptions(Protocol):
 
     async def forget(self, name: str) -> bool:
         """Forget a durable subscription and where it was; False if there is none of that name."""
+        ...
+
+
+class Reading(Protocol):
+    """What is kept between two positions, read once more; there is nothing to be closed."""
+
+    @property
+    def first(self) -> int:
+        """The position where it begins."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The position where it ends, itself included; less than `first` if there is nothing."""
+        ...
+
+    @property
+    def reached(self) -> int:
+        """The position up to which everything was given or passed by."""
+        ...
+
+    @property
+    def seen(self) -> int:
+        """How many messages were looked at, wanted or not."""
+        ...
+
+    async def read_on(self) -> Sequence[Message]:
+        """Give the next messages, in the order of their positions; now and then there are none.
+
+        Their events are the payloads as stored. After an error, or cancelled, it goes on where it
+        was the next time.
+
+        Raises:
+            PositionGone: Retention has removed what comes next; the next call goes on behind it.
+            StoreCorrupt: A message is damaged or missing.
+            StoreError: Nothing could be read now.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsMessages(Protocol):
+    """A transport whose messages can be read again."""
+
+    async def read(
+        self,
+        patterns: Sequence[str],
+        since: Place | None,
+        until: Place | None,
+        *,
+        last_per_key: bool = False,
+    ) -> Reading:
+        """Begin to read what is kept from one place to another, both included.
+
+        Without `since` it begins with the first message that is kept; with a time, at the first
+        stored at or after it. Without `until`, or where that lies ahead, it ends with what is the
+        last message now; with a time, at the last stored at or before it. With `last_per_key`,
+        of the messages of one topic and one key it gives the newest alone, and all without a key.
+
+        Raises:
+            InvalidOption: `since` lies ahead of what is stored.
+            PositionGone: Retention has removed the position where it is to begin, or to end.
+            StoreError: The store cannot be read.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from eventbus.context import FailedDelivery
 from eventbus.message import Message, Receipt
 from eventbus.schema import Schema
 from eventbus.subscription import Subscription
-from eventbus.transports.base import Capabilities, Source
+from eventbus.transports.base import Capabilities, KeepsMessages, Source
 from eventbus.transports.route import Route
 
 
@@ -68,6 +68,14 @@ class Exchange(Protocol):
 
     async def forget(self, name: str) -> bool:
         """Forget a durable subscription; False if there is none of that name."""
+        ...
+
+    def messages_kept(self) -> KeepsMessages:
+        """Give what reads messages again.
+
+        Raises:
+            UnsupportedByTransport: They are not kept.
+        """
         ...
 
     async def list_dead_letters(

@@ -14,6 +14,7 @@ from anyio import sleep_forever
 from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
+from eventbus.errors import UnsupportedByTransport
 from eventbus.message import (
     Delivery,
     LaterDelivery,
@@ -27,7 +28,13 @@ from eventbus.schema import Schema, flaws_to_log
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
 from eventbus.topics import TopicTree
-from eventbus.transports.base import Capabilities, Dead, Outcome, RetryLater
+from eventbus.transports.base import (
+    Capabilities,
+    Dead,
+    KeepsMessages,
+    Outcome,
+    RetryLater,
+)
 from eventbus.transports.coded import CodedRoute, as_sent
 from eventbus.transports.dead_letters import DeadLetters
 from eventbus.transports.route import Route
@@ -202,6 +209,13 @@ class MemoryTransport:
     async def forget(self, name: str) -> bool:
         """Forget nothing: a name lasts as long as the bus."""
         return False
+
+    def messages_kept(self) -> KeepsMessages:
+        """Refuse: what was delivered is forgotten."""
+        raise UnsupportedByTransport(
+            "replay(): memory:// forgets what it has delivered; take "
+            "EventBus('sqlite:///events.db'), which keeps it"
+        )
 
     async def list_dead_letters(
         self, subscription: str | None, *, limit: int, before: str | None

@@ -1,6 +1,17 @@
 """The log itself: appending records and reading pages of them."""
 
-__all__ = ("Page", "append", "cursor_before", "first_and_last", "read_page", "remove_up_to")
+__all__ = (
+    "Page",
+    "append",
+    "cursor_before",
+    "first_and_last",
+    "first_stored_since",
+    "last_stored_until",
+    "read_at",
+    "read_between",
+    "read_page",
+    "remove_up_to",
+)
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -114,6 +125,44 @@ def read_page(connection: sqlite3.Connection, after: int, most: int) -> Page:
     return Page(records, removed)
 
 
+def read_between(connection: sqlite3.Connection, after: int, end: int, most: int) -> Page:
+    """Read the records after a position, none after another one, which is in the log.
+
+    Raises:
+        StoreCorrupt: One of them is damaged, or missing.
+    """
+    page = read_page(connection, after, min(most, end - after))
+    # What retention has removed meanwhile may be followed by what lies behind the end.
+    records = [one for one in page.records if one.position <= end]
+    if not records and page.removed < end:
+        raise _missing(max(after, page.removed) + 1)
+    return Page(records, page.removed)
+
+
+def read_at(connection: sqlite3.Connection, positions: Sequence[int]) -> Page:
+    """Read the records at these positions, which rise, but for those that were removed.
+
+    Raises:
+        StoreCorrupt: One of them is damaged, or missing.
+    """
+    removed, page = connection.execute(
+        f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "  # noqa: S608
+        "FROM (SELECT * FROM log WHERE position IN (SELECT value FROM json_each(?)) "
+        "ORDER BY position)",
+        (to_json(positions).decode(),),
+    ).fetchone()
+    try:
+        records = records_of(page)
+    except ValueError:
+        records = [one for at in positions for one in _read_one_by_one(connection, at - 1, 1)]
+    _check_sound(records)
+    found = {one.position for one in records}
+    for position in positions:
+        if position not in found and position > removed:
+            raise _missing(position)
+    return Page(records, removed)
+
+
 def _read_one_by_one(connection: sqlite3.Connection, after: int, most: int) -> list[Record]:
     """Read a page that holds damaged text, so that it can be told where."""
     statement = f"SELECT {COLUMNS_AS_JSON} FROM log WHERE position > ? ORDER BY position LIMIT 1"  # noqa: S608
@@ -139,10 +188,14 @@ def _check_sound(records: Sequence[Record]) -> None:
 def _check_gapless(records: Sequence[Record], before: int) -> None:
     for record in records:
         if record.position != before + 1:
-            raise StoreCorrupt(
-                f"the record at position {before + 1} is missing: restore the store from a copy"
-            )
+            raise _missing(before + 1)
         before = record.position
+
+
+def _missing(position: int) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"the record at position {position} is missing: restore the store from a copy"
+    )
 
 
 def _damaged(position: int) -> StoreCorrupt:
@@ -194,9 +247,37 @@ def _newest(connection: sqlite3.Connection, is_wanted: Callable[[str], bool], la
 
 def _first_since(connection: sqlite3.Connection, moment: datetime, last: int) -> int:
     (position,) = connection.execute(
-        "SELECT min(position) FROM log WHERE time >= ?", (round(moment.timestamp() * 1e6),)
+        "SELECT min(position) FROM log WHERE time >= ?", (_micros(moment),)
     ).fetchone()
     return position or last + 1
+
+
+def first_stored_since(
+    connection: sqlite3.Connection, *, moment: datetime, after: int, most: int
+) -> int | None:
+    """Find the first record stored at a time or later, among so many after a position."""
+    (position,) = connection.execute(
+        "SELECT min(position) FROM log WHERE position > ? AND position <= ? AND time >= ?",
+        (after, after + most, _micros(moment)),
+    ).fetchone()
+    found: int | None = position
+    return found
+
+
+def last_stored_until(
+    connection: sqlite3.Connection, *, moment: datetime, end: int, most: int
+) -> int | None:
+    """Find the last record stored at a time or earlier, among so many up to a position."""
+    (position,) = connection.execute(
+        "SELECT max(position) FROM log WHERE position > ? AND position <= ? AND time <= ?",
+        (end - most, end, _micros(moment)),
+    ).fetchone()
+    found: int | None = position
+    return found
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * 1e6)
 
 
 # --- retention ------------------------------------------------------------------------------------

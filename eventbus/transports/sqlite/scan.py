@@ -7,6 +7,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from eventbus.cache import BoundedCache
 from eventbus.topics import is_reserved, matches
 from eventbus.transports.base import SourceSpec
 from eventbus.transports.sqlite.clerks import Look
@@ -18,6 +19,7 @@ from eventbus.transports.sqlite.records import Record
 logger = logging.getLogger("eventbus")
 
 RECORDS_PER_PAGE = 256
+TOPICS_KEPT = 8192
 
 
 class Scan:
@@ -107,9 +109,17 @@ class Scan:
 
 
 def wants(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Make what tells whether one of the patterns fits a topic."""
+    """Make what tells whether one of the patterns fits a topic; for one thread."""
     looking = [pattern for pattern in patterns if not is_reserved(pattern)]
     if ">" in looking:
-        return lambda _: True
-    exact = frozenset(looking)
-    return lambda topic: topic in exact or any(matches(one, topic) for one in looking)
+        return lambda topic: not is_reserved(topic)
+    known: BoundedCache[str, bool] = BoundedCache(TOPICS_KEPT)
+
+    def is_wanted(topic: str) -> bool:
+        answer = known.get(topic)
+        if answer is None:
+            answer = any(matches(one, topic) for one in looking)
+            known.put(topic, answer)
+        return answer
+
+    return is_wanted

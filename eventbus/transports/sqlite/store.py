@@ -15,7 +15,7 @@ from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.errors import StoreCorrupt, StoreError
 from eventbus.message import Message, Receipt, note_stored
-from eventbus.transports.base import Capabilities, SourceSpec
+from eventbus.transports.base import Capabilities, Place, SourceSpec
 from eventbus.transports.figures import StoreFigures
 from eventbus.transports.sqlite import cursors, letters, sessions
 from eventbus.transports.sqlite.clerks import Append, Change, Look, Reader, Writer
@@ -23,6 +23,7 @@ from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.neighbours import Neighbours
+from eventbus.transports.sqlite.reading import LogReading, begin_reading
 from eventbus.transports.sqlite.records import record_of
 from eventbus.transports.sqlite.retention import expire
 from eventbus.transports.sqlite.settings import Settings
@@ -155,6 +156,23 @@ class SqliteTransport:
     async def forget(self, name: str) -> bool:
         """Forget a durable subscription; False if there is none of that name."""
         return await self._writer.ask(Change(partial(cursors.forget, name=name)))
+
+    async def read(
+        self,
+        patterns: Sequence[str],
+        since: Place | None,
+        until: Place | None,
+        *,
+        last_per_key: bool = False,
+    ) -> LogReading:
+        """Begin to read once more what is stored now; nothing is noted of it.
+
+        Raises:
+            InvalidOption: `since` lies ahead of what is stored.
+            PositionGone: Retention has removed the position where it is to begin, or to end.
+            StoreError: The store cannot be read.
+        """
+        return await begin_reading(self._reader, patterns, since, until, last_per_key=last_per_key)
 
     def _wake_all(self) -> None:
         for source in self._sources:
