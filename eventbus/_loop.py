@@ -5,6 +5,7 @@ __all__ = (
     "CallSoon",
     "WakeUp",
     "call_soon",
+    "current_task",
     "is_foreign_cancellation",
     "serving_thread",
     "threads_outlive",
@@ -70,6 +71,15 @@ def call_soon() -> CallSoon:
     from trio.lowlevel import current_trio_token  # no dependency: who runs trio has it
 
     return current_trio_token().run_sync_soon
+
+
+def current_task() -> object:
+    """Give the task that runs now, by an object that ends with it, and can be kept weakly."""
+    if _is_asyncio():
+        return asyncio.current_task()
+    from trio.lowlevel import current_task  # no dependency: who runs trio has it
+
+    return current_task()
 
 
 def threads_outlive() -> bool:

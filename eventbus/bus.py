@@ -332,6 +332,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
     async def _wait_idle(self) -> None:
         if self._is_live:
             self._inbox.look()
+            self._exchange.look()
         await self.activity.wait_idle()
 
     def _close_queues(self) -> None:

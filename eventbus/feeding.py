@@ -26,7 +26,14 @@ from eventbus.errors import (
     StoreVersion,
     UnsupportedByTransport,
 )
-from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
+from eventbus.message import (
+    Delivery,
+    LaterDelivery,
+    Message,
+    Receipt,
+    delivery_of,
+    within_of,
+)
 from eventbus.queue import wait_for_places
 from eventbus.schema import Schema, flaws_to_log
 from eventbus.subscription import Subscription
@@ -36,6 +43,7 @@ from eventbus.transports.base import (
     Ack,
     Capabilities,
     Dead,
+    JoinsTransactions,
     KeepsDeadLetters,
     KeepsMessages,
     KeepsSubscriptions,
@@ -292,7 +300,9 @@ class FedExchange:
         self.transport = transport
         self.capabilities: Capabilities = transport.capabilities
         self.timers = timers
+        self.joiner = transport if isinstance(transport, JoinsTransactions) else None
         self.is_draining = False
+        self._has_joined = False
         self._is_open = False
         self._tree: TopicTree[Subscription] = TopicTree()
         self._feeds: dict[str, Feed] = {}
@@ -352,12 +362,22 @@ class FedExchange:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Have the transport accept messages."""
+        is_joined = within_of(messages) is not None
         receipts = await self.transport.publish(messages)
+        if is_joined:  # to be expected once that transaction commits, if it ever does
+            self._has_joined = True
+            return receipts
         for receipt in receipts:
             if receipt.position is not None and not receipt.duplicate:
                 for subscription in self._tree.match(receipt.topic):
                     self._feeds[subscription.name].expect(receipt.position)
         return receipts
+
+    def look(self) -> None:
+        """Look into the store where publishers may have committed something by themselves."""
+        if self._has_joined:
+            for feed in self._feeds.values():
+                feed.stir()
 
     # --- subscriptions ----------------------------------------------------------------------
 

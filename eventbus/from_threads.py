@@ -83,6 +83,11 @@ class PublishingFromThreads(Publishing):
             raise InvalidOption(
                 "require=True: nobody is left to be told; use `publish` in the event loop"
             )
+        if traits is not None and traits.within is not None:
+            raise InvalidOption(
+                "connection=: a transaction belongs to its thread, and this event is sent in that "
+                "of the event loop; use `publish` there"
+            )
         if traits is not None and traits.scheduled is not None:
             self._schedule.require_room()
         name = self._name_of(topic)

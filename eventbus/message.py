@@ -11,16 +11,18 @@ __all__ = (
     "ReplyTo",
     "Scheduled",
     "Traits",
+    "Within",
     "converted",
     "delivery_of",
     "note_matched",
     "note_stored",
     "reply_to_of",
+    "within_of",
     "write_message",
     "write_traits",
 )
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -83,6 +85,18 @@ class Scheduled(Protocol):
         ...
 
 
+class Within:
+    """The transaction that a publish is to be part of, for as long as it is being published.
+
+    It lets go of it then: a receipt that is kept must not keep a connection from being closed.
+    """
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: object) -> None:
+        self.connection: object = connection
+
+
 class Traits:
     """What only some messages have; the others share the absence of it."""
 
@@ -96,6 +110,7 @@ class Traits:
     is_required: bool = False  # that at least one subscription matches
     expires_at: float | None = None  # seconds since the epoch
     scheduled: Scheduled | None = None
+    within: Within | None = None
     position: int | None = None  # in the log that keeps it
     is_duplicate: bool = False  # of an earlier one in that log
 
@@ -258,6 +273,7 @@ class Message:
         if (own := self.head[2]) is not None:
             traits.is_required, traits.expires_at = own.is_required, own.expires_at
             traits.scheduled, traits.reply_to = own.scheduled, own.reply_to
+            traits.within = own.within
         topic = changes.get("topic", self.topic)
         payload = changes.get("payload", self.payload)
         return write_message((topic, self.head[1], traits), self.seconds, payload)
@@ -290,6 +306,12 @@ def reply_to_of(message: Message) -> ReplyTo | None:
     """Tell where the reply to a message goes; None where nobody asks for one."""
     traits = message.head[2]
     return None if traits is None else traits.reply_to
+
+
+def within_of(messages: Sequence[Message]) -> Within | None:
+    """Tell the transaction that messages published together are to be part of; None if none."""
+    traits = messages[0].head[2] if messages else None
+    return None if traits is None else traits.within
 
 
 def note_matched(message: Message, matched: int) -> None:

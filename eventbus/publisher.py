@@ -9,7 +9,7 @@ a publish nothing.
 __all__ = ("TURNS", "Publishing", "later_of")
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from pydantic import BaseModel
@@ -25,11 +25,22 @@ from eventbus.errors import (
     BusClosed,
     EventBusError,
     InvalidEvent,
+    InvalidOption,
     InvalidTopic,
     NoSubscribers,
     UnsupportedByTransport,
 )
-from eventbus.message import Delivery, Entry, Message, Receipt, Traits, note_matched, write_message
+from eventbus.message import (
+    Delivery,
+    Entry,
+    Message,
+    Receipt,
+    Traits,
+    Within,
+    note_matched,
+    within_of,
+    write_message,
+)
 from eventbus.middleware.chain import (
     PublishMiddleware,
     check_publish_middleware,
@@ -46,6 +57,9 @@ from eventbus.topics import check_topic, is_reserved
 from eventbus.transports.exchange import Exchange
 from eventbus.transports.probed import ProbedRoute
 from eventbus.transports.route import Route, require_room
+
+if TYPE_CHECKING:  # who needs no store, loads no SQLite
+    from sqlite3 import Connection
 
 M = TypeVar("M")
 
@@ -140,6 +154,10 @@ class Publishing:
         With `delay=` or `at=` it returns once the event is checked and kept; who subscribes when it
         is due gets it, unless the receipt's `cancel` was called.
 
+        With `connection=` it returns once the event is written in the open transaction of that
+        connection: delivered when the transaction commits, gone with its `position` when it does
+        not, and as durable as the connection's own `PRAGMA synchronous` makes it.
+
         Example:
             >>> receipt = await bus.publish(ORDER_CREATED, OrderCreated(order_id="o-1"), key="o-1")
 
@@ -153,7 +171,8 @@ class Publishing:
             NoSubscribers: `require=True`, and nobody matches.
             UnsupportedByTransport: The transport cannot do what an option asks.
             StoreError: The transport's store failed; the event may be stored.
-            DeadlockError: In a handler: only it, or handlers that wait so, could make room.
+            DeadlockError: In a handler: only it, or handlers that wait so, could make room. Or this
+                task has a transaction open, by `connection=`, that the event would wait for.
             NotStarted, BusClosed: The bus is not running, or draining.
         """
         if self._turns <= 0:
@@ -229,27 +248,40 @@ class Publishing:
         return receipt
 
     @overload
-    async def publish_many(self, topic: Topic[M], events: Iterable[M], /) -> list[Receipt]: ...
-    @overload
-    async def publish_many(self, topic: str, events: Iterable[Payload], /) -> list[Receipt]: ...
     async def publish_many(
-        self, topic: Topic[Any] | str, events: Iterable[object], /
+        self, topic: Topic[M], events: Iterable[M], /, *, connection: "Connection | None" = None
+    ) -> list[Receipt]: ...
+    @overload
+    async def publish_many(
+        self, topic: str, events: Iterable[Payload], /, *, connection: "Connection | None" = None
+    ) -> list[Receipt]: ...
+    async def publish_many(
+        self,
+        topic: Topic[Any] | str,
+        events: Iterable[object],
+        /,
+        *,
+        connection: "Connection | None" = None,
     ) -> list[Receipt]:
         """Publish events to one topic, in their order; all are checked before any is enqueued.
 
         Waits as `publish`, and like it may leave some behind when it is cancelled meanwhile. Can
         always be cancelled before anything goes out, and gives way at least every 128 messages.
+        `connection=` is that of `publish`.
 
         Raises:
             InvalidEvent: One of them is not what the topic's contract says; none was delivered.
             QueueFull: A subscription with `overflow="fail"` has no room for all; none was
                 delivered.
-            InvalidTopic, UnknownTopic, DeadlockError, NotStarted, BusClosed: As `publish`.
+            InvalidTopic, InvalidOption, UnknownTopic, UnsupportedByTransport, DeadlockError,
+                NotStarted, BusClosed: As `publish`.
         """
         # To give way for each batch of 100 would be 0.12 F for each message.
         await (checkpoint_if_cancelled() if self._turns > 0 else self._give_way())
         route = self._recent_route(topic) or await self._find_route(topic)
         _refuse_no_list(events)
+        if connection is not None:
+            return await self._publish_many_within(route, events, connection)
         head, seconds = route.head, self._now()
         messages: list[Message] = []
         for event in events:  # inlined `write_message`: the call would be a third of its cost
@@ -284,6 +316,11 @@ class Publishing:
         """
         now = self._now()
         traits = caused_by(cause, traits_of(options, now))
+        if traits.within is not None:
+            raise InvalidOption(
+                "connection=: what a handler publishes through its context is sent when it has "
+                "succeeded, and its transaction is over; use bus.publish"
+            )
         name = self._name_of(topic)
         self._check(name, event)
         return write_message((name, None, traits), now, event)
@@ -378,7 +415,11 @@ class Publishing:
     ) -> Receipt:
         try:
             message = self._write(topic, event, options)
-            receipt = await self._send(message)
+            if (within := within_of([message])) is None:
+                receipt = await self._send(message)
+            else:
+                self._check_joinable(within)
+                (receipt,) = await self._send_within(within, [message])
         except EventBusError:
             await checkpoint()  # who tries again and again must let the workers run
             raise
@@ -392,6 +433,40 @@ class Publishing:
         if (cause := self._cause()) is not None:
             traits = caused_by(cause, traits)
         return write_message((self._name_of(topic), None, traits), now, event)
+
+    def _check_joinable(self, within: Within) -> None:
+        joiner = self._transport.joiner
+        if joiner is None:
+            raise UnsupportedByTransport(
+                "connection=: this transport keeps nothing in a file of SQLite; leave it out, or "
+                "take sqlite:///events.db, say"
+            )
+        joiner.check_connection(within.connection)
+
+    async def _send_within(self, within: Within, messages: Sequence[Message]) -> list[Receipt]:
+        """Send messages that are to be part of a transaction."""
+        try:
+            return [await self._send(message) for message in messages]
+        finally:
+            within.connection = None
+
+    async def _publish_many_within(
+        self, route: Route, events: Iterable[object], connection: object
+    ) -> list[Receipt]:
+        within = Within(connection)
+        self._check_joinable(within)
+        messages = [self._write(route.topic, event, {}) for event in events]
+        for message in messages:
+            route.check(message.payload)
+            traits = message.head[2] or Traits()
+            traits.within = within
+            message.head = (*message.head[:2], traits)
+        if self._layers or not messages:
+            return await self._send_within(within, messages)
+        receipts = await self._store(messages)
+        within.connection = None
+        self._count(route, len(messages))
+        return list(receipts)
 
     def _cause(self) -> Message | None:
         return cause_here() if self._is_correlating else None

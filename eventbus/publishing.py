@@ -6,12 +6,15 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
-from typing import TypedDict, TypeGuard
+from typing import TYPE_CHECKING, TypedDict, TypeGuard
 
 from eventbus.clock import seconds_of
 from eventbus.errors import InvalidOption
-from eventbus.message import Message, Traits, write_traits
+from eventbus.message import Message, Traits, Within, write_traits
 from eventbus.schedule import Later
+
+if TYPE_CHECKING:  # who needs no store, loads no SQLite
+    from sqlite3 import Connection
 
 MAX_HEADERS = 64
 MAX_HEADER_NAME = 64
@@ -30,6 +33,9 @@ class PublishOptions(TypedDict, total=False):
     `delay` (seconds or a timedelta) and `at` (a datetime with a time zone) keep it until then; what
     is due already goes out at once. `expires` (seconds or a timedelta, counted from when it is due)
     leaves out each delivery that has not begun by then.
+
+    `connection` writes it in the open transaction of a connection to the file of the bus's store:
+    it is delivered when that commits, and only then.
     """
 
     key: str | None
@@ -39,6 +45,7 @@ class PublishOptions(TypedDict, total=False):
     at: datetime | None
     expires: float | timedelta | None
     require: bool
+    connection: "Connection | None"
 
 
 _KNOWN = frozenset(PublishOptions.__annotations__)
@@ -74,6 +81,7 @@ def traits_of(options: PublishOptions, now: float) -> Traits | None:
     traits = write_traits(id=options.get("id"), key=options.get("key"), headers=headers)
     traits.is_required = options.get("require", False)
     _note_times(traits, options, now)
+    _note_connection(traits, options)
     return traits
 
 
@@ -97,6 +105,19 @@ def _note_times(traits: Traits, options: PublishOptions, now: float) -> None:
         raise InvalidOption(f"expires={expires!r}: give more than 0, or nobody would get it")
     traits.expires_at = (now if later is None else later.at) + seconds
     _check_date("expires", expires, traits.expires_at)
+
+
+def _note_connection(traits: Traits, options: PublishOptions) -> None:
+    connection = options.get("connection")
+    if connection is None:
+        return
+    for word in options.keys() & {"delay", "at"}:
+        if options.get(word) is not None:
+            raise InvalidOption(
+                f"connection= and {word}=: what its transaction commits goes out at once; leave "
+                f"{word}= out, or publish without connection="
+            )
+    traits.within = Within(connection)
 
 
 def _later(options: PublishOptions, now: float) -> Later | None:

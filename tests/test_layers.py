@@ -38,7 +38,7 @@ RESERVED = {
     "time": "clock  middleware.log",  # the log tells how long the machine took
     "random": "clock  retry  testing  testing.*",
     "importlib.metadata": "entry_points",
-    "sqlite3": "transports.sqlite.*",
+    "sqlite3": "transports.sqlite.*  publishing  publisher",  # these two for the type alone
     "pickle": "nobody",
     "marshal": "nobody",
     "shelve": "nobody",

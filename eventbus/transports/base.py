@@ -16,6 +16,7 @@ __all__ = (
     "Ack",
     "Capabilities",
     "Dead",
+    "JoinsTransactions",
     "KeepsDeadLetters",
     "KeepsMessages",
     "KeepsSubscriptions",
@@ -202,7 +203,8 @@ class Transport(Protocol[Spec_contra]):
     async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Accept messages, in order; returns when they are safe by the transport's own measure.
 
-        Cancelled or failing, an unknown part of them may have been accepted.
+        Cancelled or failing, an unknown part of them may have been accepted. Messages `within` a
+        transaction come to a transport that joins them: it writes them there, and no more.
         """
         ...
 
@@ -299,6 +301,19 @@ class KeepsTime(Protocol):
     """A transport that takes its time from the bus."""
 
     clock: Clock
+
+
+@runtime_checkable
+class JoinsTransactions(Protocol):
+    """A transport that publishes within a transaction of the publisher's own."""
+
+    def check_connection(self, connection: object) -> None:
+        """Refuse a connection in whose transaction nothing can be published.
+
+        Raises:
+            InvalidOption: It is none to this store, cannot be used here, or has no transaction.
+        """
+        ...
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from eventbus.context import FailedDelivery
 from eventbus.message import Message, Receipt
 from eventbus.schema import Schema
 from eventbus.subscription import Subscription
-from eventbus.transports.base import Capabilities, KeepsMessages, Source
+from eventbus.transports.base import Capabilities, JoinsTransactions, KeepsMessages, Source
 from eventbus.transports.route import Route
 
 
@@ -27,6 +27,11 @@ class Exchange(Protocol):
     @property
     def codec(self) -> JsonCodec | None:
         """What replies are written with; None where they reach the caller as they are."""
+        ...
+
+    @property
+    def joiner(self) -> JoinsTransactions | None:
+        """What publishes within transactions of publishers; None if nothing here can."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -52,6 +57,10 @@ class Exchange(Protocol):
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Have checked messages accepted."""
+        ...
+
+    def look(self) -> None:
+        """Count as work what publishers may have committed by themselves, until it is found."""
         ...
 
     def open(self, subscription: Subscription, /) -> Source:

@@ -84,6 +84,7 @@ class MemoryTransport:
     """Carries messages within the process; everything ends with the bus but its dead letters."""
 
     capabilities = Capabilities(feeds=True, dead_letters=True)
+    joiner = None
 
     def __init__(self, clock: Clock, timers: Timers, codec: JsonCodec | None = None) -> None:
         self.clock = clock
@@ -131,6 +132,9 @@ class MemoryTransport:
         for message in messages:
             await wait_for_places(self.route(message.topic, None).feed(message))
         return messages
+
+    def look(self) -> None:
+        """Do nothing: whatever is published is known."""
 
     def _refuse(self, subscription: Subscription, message: Message, error: Exception) -> None:
         subscription.counts.invalid += 1

@@ -1,5 +1,6 @@
 """Publishing to a topic takes its model; publishing to text takes models, mappings and bytes."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
@@ -45,6 +46,16 @@ async def with_options() -> None:
     await bus.publish(CREATED, event, require="yes")  # expect-error
     await bus.publish("orders.created", {}, header={})  # expect-error
     await bus.publish(CREATED, event, "o-1")  # expect-error
+
+
+async def within_a_transaction(connection: sqlite3.Connection) -> None:
+    event = Created(order_id="o-1")
+    assert_type(await bus.publish(CREATED, event, connection=connection), Receipt)
+    await bus.publish("orders.created", {}, key="o-1", connection=None)
+    assert_type(await bus.publish_many(CREATED, [event], connection=connection), list[Receipt])
+    await bus.publish_many("orders.created", [{}], connection=None)
+    await bus.publish(CREATED, event, connection="shop.db")  # expect-error
+    await bus.publish_many(CREATED, [event], connection=connection.cursor())  # expect-error
 
 
 def without_waiting(other: EventBus) -> None:

@@ -55,6 +55,7 @@ def establish(
     patterns: Sequence[str],
     start: Start,
     is_wanted: Callable[[str], bool],
+    first_new: int | None = None,
 ) -> tuple[int, int]:
     """Find a subscription, or create it where it is to start; give its number and its cursor.
 
@@ -68,7 +69,7 @@ def establish(
         "SELECT id, CAST(patterns AS BLOB), cursor FROM subscription WHERE name = ?", (name,)
     ).fetchone()
     if row is None:
-        cursor = cursor_before(connection, start, is_wanted)
+        cursor = cursor_before(connection, start, is_wanted, first_new)
         return _create(connection, name, wanted, cursor), cursor
     number, stored, cursor = row
     if stored != wanted:

@@ -59,6 +59,7 @@ class DurableSource:
         self._scan = Scan(reader, spec)
         self._settlements = Settlements(writer, self._write)
         self._cursor = 0
+        self._first_new: int | None = None
         self._held: dict[int, Delivery] = {}
         self._is_calm = Pulse()
         self._needs_calm = False
@@ -74,8 +75,10 @@ class DurableSource:
         return self
 
     def _establish(self, connection: sqlite3.Connection, start: Start) -> tuple[int, int]:
-        spec = self.spec
-        return cursors.establish(connection, spec.name, spec.patterns, start, wants(spec.patterns))
+        name, patterns = self.spec.name, self.spec.patterns
+        return cursors.establish(
+            connection, name, patterns, start, wants(patterns), self._first_new
+        )
 
     async def __aexit__(self, *_: object) -> None:
         """Give back what was not handed out, without waiting until that is written."""
@@ -93,6 +96,11 @@ class DurableSource:
     def reached(self) -> int | None:
         """The position up to which everything was fetched or passed by."""
         return self._scan.reached
+
+    def expect(self, position: int) -> None:
+        """Begin no later than here, if it has not begun: this was not published by the writer."""
+        if self._first_new is None:
+            self._first_new = position
 
     def wake(self) -> None:
         """Tell that something was written, here or elsewhere."""

@@ -3,6 +3,7 @@
 __all__ = ("LiveSource",)
 
 import logging
+import sqlite3
 from collections.abc import Sequence
 from typing import Self
 
@@ -23,12 +24,17 @@ class LiveSource:
     """Where one such subscription is. Its dead letters are kept in the store."""
 
     def __init__(self, spec: SourceSpec, writer: Desk, reader: Desk) -> None:
+        self._spec = spec
         self._scan = Scan(reader, spec)
         self._writer = writer
-        is_wanted = wants(spec.patterns)
+        self._first_new: int | None = None
         # By the writer, so that it begins before what is published after this.
-        self._begin: Change[int] = Change(lambda one: cursor_before(one, spec.start, is_wanted))
+        self._begin: Change[int] = Change(self._find_start)
         writer.submit(self._begin)
+
+    def _find_start(self, connection: sqlite3.Connection) -> int:
+        spec = self._spec
+        return cursor_before(connection, spec.start, wants(spec.patterns), self._first_new)
 
     async def __aenter__(self) -> Self:
         self._scan.go_to(await self._writer.wait(self._begin))
@@ -67,6 +73,11 @@ class LiveSource:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Do nothing: nobody else could take them over."""
+
+    def expect(self, position: int) -> None:
+        """Begin no later than here, if it has not begun: this was not published by the writer."""
+        if self._first_new is None:
+            self._first_new = position
 
     def wake(self) -> None:
         """Tell that something was written."""

@@ -17,8 +17,10 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import TypeAlias
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from eventbus.errors import InvalidOption, PositionGone, StoreCorrupt
 from eventbus.transports.base import Start
@@ -31,12 +33,19 @@ from eventbus.transports.sqlite.records import (
 )
 from eventbus.transports.sqlite.schema import RECORD
 
+Database: TypeAlias = sqlite3.Connection | sqlite3.Cursor
+"""Where SQL is executed."""
+
 _ROW = f"({', '.join('?' * len(Record._fields))})"
-# By the number of rows: of few sizes, so that SQLite's statements are prepared once.
-_INSERTS = {
-    rows: f"INSERT INTO log ({RECORD}) VALUES {', '.join([_ROW] * rows)}"  # noqa: S608
-    for rows in (256, 128, 64, 32, 16, 8, 4, 2, 1)
-}
+
+
+@cache
+def _inserts(schema: str) -> dict[int, str]:
+    """Write by the number of rows: of few sizes, so that SQLite prepares its statements once."""
+    return {
+        rows: f"INSERT INTO {schema}log ({RECORD}) VALUES {', '.join([_ROW] * rows)}"  # noqa: S608
+        for rows in (256, 128, 64, 32, 16, 8, 4, 2, 1)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +60,18 @@ class Page:
 
 
 def append(
-    connection: sqlite3.Connection,
+    database: Database,
     batches: Sequence[Sequence[Record]],
     given_ids: Sequence[str],
+    schema: str = "",
 ) -> list[list[tuple[int, bool]]]:
     """Append batches of records; tell of each record its position, and whether it was there before.
 
-    Only those of `given_ids` can have been: the others were made for this append.
+    Only those of `given_ids` can have been: the others were made for this append. `schema` stands
+    before the names of tables, with its dot.
     """
-    _, last = first_and_last(connection)
-    known = _positions_of(connection, given_ids) if given_ids else {}
+    _, last = first_and_last(database, schema)
+    known = _positions_of(database, given_ids, schema) if given_ids else {}
     values: list[object] = []
     places: list[list[tuple[int, bool]]] = []
     for batch in batches:
@@ -73,34 +84,36 @@ def append(
                 values += (last, *record[1:9], sealed(record.checksum, last))
             placed.append((earlier or last, earlier is not None))
         places.append(placed)
-    _insert(connection, values)
+    _insert(database, values, schema)
     return places
 
 
-def _positions_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
-    rows = connection.execute(
-        "SELECT id, position FROM log WHERE id IN (SELECT value FROM json_each(?)) "
-        "UNION ALL SELECT id, position FROM seen WHERE id IN (SELECT value FROM json_each(?))",
+def _positions_of(database: Database, ids: Sequence[str], schema: str) -> dict[str, int]:
+    (found,) = database.execute(
+        "SELECT CAST(json_group_array(json_array(id, position)) AS BLOB) FROM ("  # noqa: S608
+        f"SELECT id, position FROM {schema}log WHERE id IN (SELECT value FROM json_each(?)) "
+        f"UNION ALL SELECT id, position FROM {schema}seen "
+        "WHERE id IN (SELECT value FROM json_each(?)))",
         (to_json(ids).decode(),) * 2,
-    )
-    return {id.decode(): position for id, position in rows}
+    ).fetchone()
+    return dict(from_json(found))
 
 
-def _insert(connection: sqlite3.Connection, values: Sequence[object]) -> None:
+def _insert(database: Database, values: Sequence[object], schema: str) -> None:
     width, start = len(Record._fields), 0
-    for rows, statement in _INSERTS.items():
+    for rows, statement in _inserts(schema).items():
         while len(values) - start >= rows * width:
-            connection.execute(statement, values[start : start + rows * width])
+            database.execute(statement, values[start : start + rows * width])
             start += rows * width
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def first_and_last(connection: sqlite3.Connection) -> tuple[int, int]:
+def first_and_last(database: Database, schema: str = "") -> tuple[int, int]:
     """Tell the last position removed and the last one there is."""
-    removed, last = connection.execute(
-        "SELECT removed, (SELECT max(position) FROM log) FROM meta"
+    removed, last = database.execute(
+        f"SELECT removed, (SELECT max(position) FROM {schema}log) FROM {schema}meta"  # noqa: S608
     ).fetchone()
     return removed, max(removed, last or 0)
 
@@ -206,9 +219,14 @@ def _damaged(position: int) -> StoreCorrupt:
 
 
 def cursor_before(
-    connection: sqlite3.Connection, start: Start, is_wanted: Callable[[str], bool]
+    connection: sqlite3.Connection,
+    start: Start,
+    is_wanted: Callable[[str], bool],
+    first_new: int | None = None,
 ) -> int:
     """Tell the position just before the one where a new subscription begins.
+
+    Where it is known already, `first_new` is the position that "new" means.
 
     Raises:
         PositionGone: Retention has removed it.
@@ -224,7 +242,7 @@ def cursor_before(
     if isinstance(start, int):
         _check_position(start, removed, last)
         return start - 1
-    return last
+    return last if first_new is None else max(removed, min(last, first_new - 1))
 
 
 def _check_position(position: int, removed: int, last: int) -> None:

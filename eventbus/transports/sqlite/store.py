@@ -14,7 +14,7 @@ from eventbus._loop import Bell
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.errors import StoreCorrupt, StoreError
-from eventbus.message import Message, Receipt, note_stored
+from eventbus.message import Message, Receipt, note_stored, within_of
 from eventbus.transports.base import Capabilities, Place, SourceSpec
 from eventbus.transports.figures import StoreFigures
 from eventbus.transports.sqlite import cursors, letters, sessions
@@ -23,6 +23,7 @@ from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.neighbours import Neighbours
+from eventbus.transports.sqlite.outbox import Outbox
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
 from eventbus.transports.sqlite.records import record_of
 from eventbus.transports.sqlite.retention import expire
@@ -52,6 +53,7 @@ class SqliteTransport:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self.clock = clock
+        self._outbox = Outbox(settings.path)
         self._sources: set[Source] = set()
         self._session = 0
         self._next_expiry = 0.0
@@ -98,6 +100,7 @@ class SqliteTransport:
             await self.clock.sleep(TICK_SECONDS)
             for source in tuple(self._sources):
                 source.tick()
+            self._outbox.forget_ended()
             await self._keep_house()
 
     async def _keep_house(self) -> None:
@@ -133,13 +136,27 @@ class SqliteTransport:
         Raises:
             InvalidEvent: A payload cannot be JSON; nothing was stored.
             StoreError: The store failed; they may be stored.
+            DeadlockError: This task has a transaction open in which it published before.
         """
         given = [one.id for one in messages if (traits := one.head[2]) and traits.id is not None]
-        job = Append([record_of(one) for one in messages], given, self._wake_all)
-        places = await self._writer.ask(job)
+        records = [record_of(one) for one in messages]
+        within = within_of(messages)
+        if within is None:
+            self._outbox.refuse_to_wait()
+            places = await self._writer.ask(Append(records, given, self._wake_all))
+        else:
+            places = await self._outbox.append(within.connection, records, given, self._expect)
         for message, (position, is_duplicate) in zip(messages, places, strict=True):
             note_stored(message, position, is_duplicate=is_duplicate)
         return messages
+
+    def check_connection(self, connection: object) -> None:
+        """Refuse a connection in whose transaction nothing can be published.
+
+        Raises:
+            InvalidOption: It is none to this store, cannot be used here, or has no transaction.
+        """
+        self._outbox.check(connection)
 
     # --- subscriptions ----------------------------------------------------------------------
 
@@ -173,6 +190,10 @@ class SqliteTransport:
             StoreError: The store cannot be read.
         """
         return await begin_reading(self._reader, patterns, since, until, last_per_key=last_per_key)
+
+    def _expect(self, position: int) -> None:
+        for source in self._sources:
+            source.expect(position)
 
     def _wake_all(self) -> None:
         for source in self._sources:
