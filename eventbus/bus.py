@@ -17,6 +17,7 @@ from contextlib import (
 from datetime import timedelta
 from enum import Enum, auto
 from inspect import Parameter
+from threading import current_thread, main_thread
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
@@ -353,7 +354,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
         Raises:
             SystemExit: With code 1, after a second signal. After the first it returns, so that a
                 program ends with code 0.
+            EventBusError: This is not the main thread, to which alone signals come.
         """
+        _require_main_thread()
         async with AsyncExitStack() as stack:
             if self._phase is not Phase.RUNNING:
                 await stack.enter_async_context(self)
@@ -737,3 +740,11 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
                 "with publish_from_thread or, in a handler, context.publish_nowait; for all else "
                 "take anyio.from_thread.run"
             )
+
+
+def _require_main_thread() -> None:
+    if current_thread() is not main_thread():
+        raise EventBusError(
+            f"run() in {current_thread().name}: signals come to the main thread alone; use `async "
+            "with bus:` here, and let the main thread say when it ends"
+        )

@@ -163,7 +163,7 @@ class Registry:
         if self.subscriptions.get(subscription.name) is subscription:
             del self.subscriptions[subscription.name]
             self._ending.discard(subscription)
-            subscription.stop()
+            subscription.stop(iterates=False)
             self.ended.add(subscription.counts)
 
     def stop(self) -> int:

@@ -515,16 +515,19 @@ class Subscription:
             self.lanes = Lanes(self.queue)
             self.queue.give_back()
 
-    def stop(self) -> int:
-        """Forget queue and workers; give the number of entries that will not be handled."""
+    def stop(self, *, iterates: bool = True) -> int:
+        """Forget queue and workers; give the number of entries that will not be handled.
+
+        A drained iterator still ends with what is queued, where it `iterates` on: it runs in a task
+        of its own.
+        """
         abandoned = sum(worker.current is not None for worker in self.workers)
         for worker in self.workers:
             worker.flush()
         self.counts.cancelled += abandoned
         self.workers.clear()
         if self.queue is not None:
-            # A drained iterator still ends with what is queued: it runs in a task of its own.
-            is_left_to_iterator = not self.members and self.queue.is_closed
+            is_left_to_iterator = iterates and not self.members and self.queue.is_closed
             abandoned += self.queue.forget_held() if is_left_to_iterator else self.queue.stop()
             self.counts.dropped += self.queue.dropped
             self.queue = self.lanes = None

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from eventbus import BusClosed, EventBus, NotStarted
+from eventbus import BusClosed, EventBus, EventBusError, NotStarted
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 
@@ -265,6 +265,13 @@ async def test_the_first_signal_says_what_happens(caplog: pytest.LogCaptureFixtu
         release.set()
 
     assert "drains 2 deliveries, for at most 20 s; a second signal stops at once" in caplog.text
+
+
+async def test_a_run_outside_the_main_thread_is_refused() -> None:
+    """Signals come to the main thread alone, so that nothing would end it."""
+    bus = EventBus()
+    with pytest.raises(EventBusError, match="signals come to the main thread alone"):
+        await anyio.to_thread.run_sync(lambda: anyio.run(bus.run))
 
 
 async def test_a_cancelled_run_ends_the_bus_it_started() -> None:

@@ -283,6 +283,17 @@ async def test_a_slow_taker_holds_the_publisher() -> None:
         assert await anext(events) == {"n": 2}
 
 
+async def test_what_nobody_took_when_the_block_ends_is_counted() -> None:
+    """Queued, and then nobody's: abandoned, in the figures of the bus."""
+    async with EventBus() as bus:
+        async with bus.subscribe("numbers.*") as events:
+            for number in range(3):
+                await bus.publish("numbers.even", {"number": number})
+            await anext(events)
+
+        assert (bus.stats().abandoned, bus.stats().in_flight) == (2, 0)
+
+
 async def test_leaving_the_block_frees_blocked_publishers() -> None:
     """Nobody waits for room in the queue of somebody who has gone."""
     async with (
