@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 Say: TypeAlias = Callable[[str], None]
@@ -85,9 +85,14 @@ def live_for(mortal: Mortal, seconds: float) -> list[str]:
     return mortal.words()
 
 
-def run_trial(module: str, *arguments: str, seconds: float = 600) -> Any:
-    """Run a module that forks such processes, in a process of its own; give what it found."""
-    command = [sys.executable, "-m", module, *arguments]
+def run_trial(
+    module: str, *arguments: str, seconds: float = 600, within: Sequence[str] = ()
+) -> Any:
+    """Run a module that forks such processes, in a process of its own; give what it found.
+
+    `within` is a command that runs another.
+    """
+    command = [*within, sys.executable, "-m", module, *arguments]
     done = subprocess.run(  # noqa: S603 - the command is written above
         command, capture_output=True, text=True, check=False, timeout=seconds
     )

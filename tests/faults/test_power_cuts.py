@@ -4,7 +4,6 @@ A recorder of all writes and syncs gives the files as any such moment could leav
 """
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import anyio
 import pytest
 
 from eventbus import Context, EventBus, StoreError
+from tests.faults.machine import demand
 from tests.faults.power_cuts import FOLDER, RECORDER, Recording, Sync, Tear, record
 from tests.faults.power_user import listen_all, listen_once
 from tests.faults.scale import full
@@ -50,11 +50,9 @@ def silent() -> Iterator[None]:
 @pytest.fixture
 def recorded(tmp_path: Path) -> Record:
     """Give what records a program on a store of some durability."""
-    if RECORDER is None:
-        missing = "strace is missing: install the package of that name"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    demand(
+        is_met=RECORDER is not None, missing="strace is missing: install the package of that name"
+    )
 
     def run(durability: str) -> Recording:
         folder = tmp_path / f"recorded-{len(list(tmp_path.iterdir()))}"

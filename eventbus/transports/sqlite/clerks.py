@@ -2,7 +2,8 @@
 
 The writer takes all that is queued, writes it in one transaction, and acknowledges it together
 after one sync. After an error its connection is given up, never used again: what a failed sync has
-left behind nobody can tell.
+left behind nobody can tell. When the disk is full, records are refused, and all else is written
+into what was held in reserve.
 """
 
 __all__ = ("Append", "Change", "Look", "Reader", "Writer")
@@ -17,10 +18,11 @@ from typing import Generic, TypeVar
 
 from eventbus.errors import EventBusError, StoreError
 from eventbus.transports.sqlite.desk import Job
-from eventbus.transports.sqlite.edge import translated
+from eventbus.transports.sqlite.edge import full_disk, is_full_disk, translated
 from eventbus.transports.sqlite.log import append, first_and_last
 from eventbus.transports.sqlite.mark import Mark
 from eventbus.transports.sqlite.records import Record
+from eventbus.transports.sqlite.reserve import Reserve
 from eventbus.transports.sqlite.schema import insist, open_store, set_up
 from eventbus.transports.sqlite.settings import Settings
 
@@ -82,6 +84,7 @@ class Writer:
         self._path = settings.path
         self._connection: sqlite3.Connection | None = None
         self._mark: Mark | None = None
+        self._reserve = Reserve(settings.path)
         self._naps = 0
         self._commits = 0
         self._has_alarmed = False
@@ -89,13 +92,37 @@ class Writer:
     def serve(self, jobs: Sequence[Job[object]]) -> None:
         """Do jobs in one transaction: all of them, or none if the store fails."""
         self._naps = 0
+        if self._reserve.is_used:
+            self._reserve.take()
+        if self._reserve.is_used:
+            jobs = _but_records(jobs, full_disk(self._path))
+        error = self._attempt(jobs)
+        if error is not None and is_full_disk(error) and self._reserve.give_up():
+            jobs = _but_records(jobs, error)
+            error = self._attempt_in_reserve(jobs)
+        if error is not None:
+            for job in jobs:
+                job.error = job.error or _copy(error)
+
+    def _attempt(self, jobs: Sequence[Job[object]]) -> Exception | None:
+        """Do jobs, which may have been tried before; give what was raised."""
+        if not jobs:
+            return None
+        for job in jobs:
+            job.error = None
         try:
             with translated(self._path):
                 self._commit(self._connected(), jobs)
         except Exception as error:  # noqa: BLE001 - raised by who waits for each of the jobs
             self._disconnect()
-            for job in jobs:
-                job.error = job.error or _copy(error)
+            return error
+        return None
+
+    def _attempt_in_reserve(self, jobs: Sequence[Job[object]]) -> Exception | None:
+        """Do jobs, now that the disk is full, in the room that was held for them."""
+        with suppress(StoreError, sqlite3.Error):  # then there may be room nevertheless
+            self._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return self._attempt(jobs)
 
     def idle(self) -> float | None:
         """Move the log of SQLite into the file, once nothing has happened for a while."""
@@ -109,6 +136,7 @@ class Writer:
 
     def close(self) -> None:
         """Close the connection, and with it the last of them the log of SQLite."""
+        self._reserve.close()
         self._disconnect()
         if self._mark is not None:
             self._mark.close()
@@ -120,6 +148,7 @@ class Writer:
             self._connection.execute("PRAGMA busy_timeout=0")
         if self._mark is None:
             self._mark = self._checked_mark(self._connection)
+            self._reserve.take()
         return self._connection
 
     def _checked_mark(self, connection: sqlite3.Connection) -> Mark:
@@ -227,6 +256,14 @@ class Reader:
         if self._connection is None:
             self._connection = open_store(self._settings.path, self._settings.durability)
         return self._connection
+
+
+def _but_records(jobs: Sequence[Job[object]], error: Exception) -> Sequence[Job[object]]:
+    """Refuse records; give the other jobs."""
+    for job in jobs:
+        if isinstance(job, Append):
+            job.error = _copy(error)
+    return [job for job in jobs if not isinstance(job, Append)]
 
 
 def _copy(error: Exception) -> Exception:

@@ -1,6 +1,6 @@
 """The edge at which errors of SQLite and of the file system become ours."""
 
-__all__ = ("translated",)
+__all__ = ("full_disk", "is_full_disk", "translated")
 
 import sqlite3
 from collections.abc import Generator
@@ -51,3 +51,13 @@ def _translation(path: Path, error: sqlite3.Error) -> StoreError:
         "what was being published may be stored: publish it again with the same id",
     )
     return StoreError(f"{path}: {error}; {step}")
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Tell whether the disk was full, so that nothing was written."""
+    return getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_FULL"
+
+
+def full_disk(path: Path) -> StoreError:
+    """Make the error of what is not even tried while the disk is full."""
+    return StoreError(f"{path}: the disk is full; {_NEXT_STEPS['SQLITE_FULL']}")

@@ -69,9 +69,9 @@ class Settlements:
         self._is_closed = True
 
     def _write_all(self, connection: sqlite3.Connection) -> None:
-        """Write what there is by now, in the writer's thread."""
+        """Write what there is by now, in the writer's thread; again, where that has failed."""
         # Race: meanwhile the loop adds more. Both ends of a deque may be used at once.
-        self._batch = [self._gathered.popleft() for _ in range(len(self._gathered))]
+        self._batch += [self._gathered.popleft() for _ in range(len(self._gathered))]
         self._write(connection, self._batch)
 
     def _end(self) -> None:
