@@ -1,6 +1,6 @@
 """How many times faster than other libraries this bus has to be, and is."""
 
-__all__ = ("LEADS", "Lead", "lines")
+__all__ = ("LEADS", "Lead", "lines", "over", "over_best")
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ class Lead:
         return "reached" if measured >= self.bar else missed_by(1 - measured / self.bar)
 
 
-def over(peer: str, workload: str) -> Figure:
-    """Compare a library with this bus."""
-    return per(named(peer, workload), named(BUS.name, workload))
+def over(peer: str, workload: str, than: str | None = None) -> Figure:
+    """Compare a library with this bus, or with another case."""
+    return per(named(peer, workload), than or named(BUS.name, workload))
 
 
-def over_best(workload: str) -> Figure:
-    """Compare the fastest of the libraries with this bus."""
+def over_best(workload: str, than: str | None = None) -> Figure:
+    """Compare the fastest of the libraries with this bus, or with another case."""
 
     def figure(samples: Samples) -> float | None:
-        measured = [over(peer.name, workload)(samples) for peer in PEERS]
+        measured = [over(peer.name, workload, than)(samples) for peer in PEERS]
         return min((one for one in measured if one is not None), default=None)
 
     return figure

@@ -16,10 +16,12 @@ from threading import Lock
 from time import monotonic, perf_counter_ns, thread_time_ns, time
 
 from anyio import to_thread
+from pydantic import BaseModel
 
 from tests.benchmarks.floors import Tally, counting
-from tests.benchmarks.measure import Case, Samples, added, expect
-from tests.benchmarks.order import EVENT, TOPIC, Order
+from tests.benchmarks.leads import over, over_best
+from tests.benchmarks.measure import Case, Sample, Samples, added, expect
+from tests.benchmarks.order import EVENT, NESTED, TOPIC, NestedOrder, Order
 from tests.benchmarks.table import Figure, per
 
 BURST = 128
@@ -211,20 +213,27 @@ def throughput(link: Callable[[Call], Link] | None = None) -> Callable[[int], Aw
     return sample
 
 
-async def fan_out_to_ten(messages: int) -> float:
-    """Ten handlers, each with a mailbox and a worker; the figure is per publish."""
-    bus, tally = Mailboxes(10), Tally()
-    workers = [asyncio.create_task(one.run(counting(tally), None)) for one in bus.all]
-    await asyncio.sleep(0)
-    started = thread_time_ns()
-    for _ in range(messages):
-        await bus.publish(TOPIC, EVENT)
-    await asyncio.sleep(0)
-    spent = thread_time_ns() - started
-    for worker in workers:
-        await _end(worker)
-    expect(tally.handled, 10 * messages)
-    return spent / messages
+def fan_out(
+    mailboxes: int, event: Mapping[str, object] = EVENT, model: type[BaseModel] | None = None
+) -> Sample:
+    """Make the case of so many handlers, each with a mailbox and a worker; per publish."""
+
+    async def sample(messages: int) -> float:
+        bus, tally = Mailboxes(mailboxes), Tally()
+        validate = None if model is None else model.__pydantic_validator__.validate_python
+        workers = [asyncio.create_task(one.run(counting(tally), None)) for one in bus.all]
+        await asyncio.sleep(0)
+        started = thread_time_ns()
+        for _ in range(messages):
+            await bus.publish(TOPIC, validate(event) if validate else event)
+        await asyncio.sleep(0)
+        spent = thread_time_ns() - started
+        for worker in workers:
+            await _end(worker)
+        expect(tally.handled, mailboxes * messages)
+        return spent / messages
+
+    return sample
 
 
 async def round_trips(requests: int) -> float:
@@ -378,15 +387,17 @@ async def _end(worker: asyncio.Task[None]) -> None:
     await asyncio.wait([worker])
 
 
-_one = throughput()
+_one, _ten = throughput(), fan_out(10)
 CASES: Mapping[str, Case] = {
     "least, one": Case(_one),
-    "least, ten": Case(fan_out_to_ten, 1_000),
+    "least, ten": Case(_ten, 1_000),
     "least, batches": Case(in_batches),
     "least, Filter": Case(added(by=throughput(with_filter), to=_one)),
     "least, Throttle": Case(added(by=throughput(with_a_rate), to=_one)),
     "least, a layer": Case(added(by=throughput(with_a_layer), to=_one)),
     "least, model": Case(kept_models),
+    "least, model to ten": Case(added(by=fan_out(10, model=Order), to=_ten), 1_600),
+    "least, order": Case(fan_out(1, NESTED, NestedOrder), 1_000),
     "least, request": Case(round_trips, 1_000),
     "least, latency": Case(latency, 1_000),
     "least, thread": Case(from_a_thread),
@@ -395,7 +406,7 @@ CASES: Mapping[str, Case] = {
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A row of the table of bars, and the least that its work comes to."""
+    """A row of the tables, and the least that its work comes to, or the most that it leads by."""
 
     what: str
     unit: str
@@ -410,7 +421,10 @@ LIMITS = (
     Limit("Throttle, nothing has to wait", "A", per("least, Throttle", "A")),
     Limit("first middleware of the user's", "A", per("least, a layer", "A")),
     Limit("6-field model from a dict", "V", per("least, model", "V")),
+    Limit("the same for 10 subscriptions", "V", per("least, model to ten", "V")),
     Limit("request and its reply", "R", per("least, request", "R")),
+    Limit("one handler: psygnal", "x", over("psygnal, function", "to 1", "least, one")),
+    Limit("nested order from a dict: the fastest", "x", over_best("order", "least, order")),
     Limit("from a thread", "T", per("least, thread", "called from a thread")),
     Limit("latency p50, one in flight", "Q", per("least, latency", "latency of a queue")),
 )

@@ -33,17 +33,20 @@ def lines(conditions: str, samples: Samples) -> Iterator[str]:
     yield "| | measured | bar | aim | smallest code | |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for row in table.ROWS:
-        measured = row.figure(samples)
-        least = next((one.figure(samples) for one in limits.LIMITS if one.what == row.what), None)
-        cells = [f"{_number(measured)} {row.unit}", f"{row.bar:g}", f"{row.aim:g}", _number(least)]
+        measured, least = row.figure(samples), _least(row.what, samples)
+        cells = [f"{_number(measured)} {row.unit}", f"{row.bar:g}", f"{row.aim:g}", least]
         yield f"| {' | '.join([row.what, *cells, row.verdict(measured)])} |"
     yield ""
-    yield "| times faster than | measured | bar | |"
-    yield "| --- | --- | --- | --- |"
+    yield "| times faster than | measured | bar | smallest code | |"
+    yield "| --- | --- | --- | --- | --- |"
     for lead in leads.LEADS:
-        measured = lead.figure(samples)
-        cells = [_number(measured), f"{lead.bar:,g}", lead.verdict(measured)]
+        measured, least = lead.figure(samples), _least(lead.what, samples)
+        cells = [_number(measured), f"{lead.bar:,g}", least, lead.verdict(measured)]
         yield f"| {' | '.join([lead.what, *cells])} |"
+
+
+def _least(what: str, samples: Samples) -> str:
+    return next((_number(one.figure(samples)) for one in limits.LIMITS if one.what == what), "")
 
 
 def _number(figure: float | None) -> str:
