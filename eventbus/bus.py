@@ -58,6 +58,7 @@ from eventbus.replies import Asking
 from eventbus.requesting import Requesting
 from eventbus.router import Registering, Router, marked_methods
 from eventbus.runtime import Runtime, is_handler_of
+from eventbus.schedule import SCHEDULE_SIZE
 from eventbus.stats import BusStats, read_bus
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
@@ -124,7 +125,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
         queue_size: int = 1024,
         overflow: Overflow = "block",
         drain_timeout: float | timedelta = 30.0,
-        schedule_size: int = 1_000_000,
+        schedule_size: int = SCHEDULE_SIZE,
         threads: int = 40,
         clock: Clock | None = None,
         name: str | None = None,
@@ -139,7 +140,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
         self._activity = Activity()
         self._drain_seconds = seconds_of("drain_timeout", drain_timeout)
         self._timers = Timers(self.clock)
-        self._exchange = exchange_for(url, self.clock, self._timers)
+        self._exchange = exchange_for(
+            url, self.clock, self._timers, self._activity, schedule_size=schedule_size
+        )
         known, layers = Contracts(contracts, logger=self.logger), check_middleware(middleware)
         Requesting.__init__(
             self,

@@ -8,6 +8,7 @@ policies. How each delivery ended goes back to the source.
 __all__ = ("FedExchange",)
 
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +35,8 @@ from eventbus.message import (
     delivery_of,
     within_of,
 )
-from eventbus.queue import wait_for_places
+from eventbus.queue import Activity, wait_for_places
+from eventbus.schedule import later_of
 from eventbus.schema import Schema, flaws_to_log
 from eventbus.subscription import Subscription
 from eventbus.timers import Timer, Timers
@@ -46,6 +48,7 @@ from eventbus.transports.base import (
     JoinsTransactions,
     KeepsDeadLetters,
     KeepsMessages,
+    KeepsSchedule,
     KeepsSubscriptions,
     KeepsTime,
     Outcome,
@@ -145,7 +148,10 @@ class Feed:
         fetched = await source.fetch(queue.size - queue.depth)
         await self._put_all(source, fetched)
         # Race: a fetch that had begun before it was stirred tells nothing about what came since.
-        is_at_end = not fetched and stirs == self._stirs and (source.reached or 0) >= self._expected
+        if not fetched and stirs != self._stirs:
+            source.wake()
+            return
+        is_at_end = not fetched and (source.reached or 0) >= self._expected
         if source.reached is None or is_at_end:
             self._rest()
 
@@ -295,7 +301,15 @@ class FedExchange:
 
     codec = None  # it carries no replies yet
 
-    def __init__(self, transport: Transport[Subscription], clock: Clock, timers: Timers) -> None:
+    def __init__(
+        self,
+        transport: Transport[Subscription],
+        clock: Clock,
+        timers: Timers,
+        activity: Activity,
+        *,
+        schedule_size: int,
+    ) -> None:
         self.clock = clock
         self.transport = transport
         self.capabilities: Capabilities = transport.capabilities
@@ -304,6 +318,12 @@ class FedExchange:
         self.is_draining = False
         self._has_joined = False
         self._is_open = False
+        self._activity = activity
+        self._has_awaited = False
+        self._scheduler = transport if isinstance(transport, KeepsSchedule) else None
+        if self._scheduler is not None:
+            self._scheduler.schedule_size = schedule_size
+            self._scheduler.on_departure = self._note_departure
         self._tree: TopicTree[Subscription] = TopicTree()
         self._feeds: dict[str, Feed] = {}
 
@@ -339,6 +359,7 @@ class FedExchange:
         """Close the transport; the feeds, tasks of the bus, have ended."""
         if self._is_open:
             self._is_open = False
+            self._look_at_schedule()
             await self.transport.__aexit__(kind, error, trace)
 
     async def serve(self) -> None:
@@ -361,7 +382,25 @@ class FedExchange:
             contract.check(topic, payload)
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
-        """Have the transport accept messages."""
+        """Have the transport accept messages; of those for later, what is not cancelled."""
+        if self._scheduler is not None and any(map(later_of, messages)):
+            return await self._publish_for_later(messages, self._scheduler)
+        return await self._publish(messages)
+
+    async def _publish_for_later(
+        self, messages: Sequence[Message], scheduler: KeepsSchedule
+    ) -> Sequence[Receipt]:
+        def is_wanted(message: Message) -> bool:
+            later = later_of(message)
+            return later is None or later.entrust(partial(scheduler.cancel, message.id))
+
+        wanted = [one for one in messages if is_wanted(one)]
+        if wanted:
+            await self._publish(wanted)
+            self._look_at_schedule()
+        return messages
+
+    async def _publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         is_joined = within_of(messages) is not None
         receipts = await self.transport.publish(messages)
         if is_joined:  # to be expected once that transaction commits, if it ever does
@@ -378,6 +417,20 @@ class FedExchange:
         if self._has_joined:
             for feed in self._feeds.values():
                 feed.stir()
+
+    def _note_departure(self) -> None:
+        """Have read what went out, before it is no longer waited for."""
+        for feed in self._feeds.values():
+            feed.stir()
+        self._look_at_schedule()
+
+    def _look_at_schedule(self) -> None:
+        """Count as busy while something this bus has scheduled is to go out, unless it drains."""
+        is_running = self._is_open and not self.is_draining
+        has_awaited = is_running and self._scheduler is not None and self._scheduler.has_awaited
+        if has_awaited != self._has_awaited:
+            self._has_awaited = has_awaited
+            (self._activity.begin if has_awaited else self._activity.end)()
 
     # --- subscriptions ----------------------------------------------------------------------
 
@@ -402,6 +455,7 @@ class FedExchange:
     def set_deadline(self, deadline: float) -> None:
         """Give back what is durable and not begun; what is not durable is finished until then."""
         self.is_draining = True
+        self._look_at_schedule()
         self.timers.drop_after(deadline)
         for feed in self._feeds.values():
             if feed.subscription.is_durable:

@@ -15,9 +15,10 @@ from eventbus.errors import BusClosed, InvalidOption, UnsupportedByTransport
 from eventbus.inbox import Inbox
 from eventbus.message import Message, Receipt, write_message
 from eventbus.middleware.chain import compose_publish
-from eventbus.publisher import TURNS, Publishing, later_of
+from eventbus.publisher import TURNS, Publishing
 from eventbus.publishing import PublishOptions, traits_of
 from eventbus.queue import wait_for_places
+from eventbus.schedule import later_of
 from eventbus.wording import counted
 
 M = TypeVar("M")

@@ -67,7 +67,14 @@ class Receipt(Protocol):
     def cancel(self) -> bool:
         """Keep a scheduled message from going out.
 
-        True once; False if it has gone out, was cancelled before, or was never scheduled.
+        True once; False if it has gone out, was cancelled before, or was never scheduled. In a
+        store it is known by its id, so that a duplicate's receipt cancels it too; there the event
+        loop stands still until that is written: as long as a commit takes, 5 seconds at most.
+
+        Raises:
+            StoreError: The store has failed, or does not answer; ask again.
+            DeadlockError: This task has a transaction open, by `connection=`, that it would wait
+                for.
         """
         ...
 
@@ -320,8 +327,8 @@ def note_matched(message: Message, matched: int) -> None:
     message.head = (topic, matched, traits)
 
 
-def note_stored(message: Message, position: int, *, is_duplicate: bool) -> None:
-    """Note where a message stands in the log that has taken it, or had it already."""
+def note_stored(message: Message, position: int | None, *, is_duplicate: bool) -> None:
+    """Note where a message stands in the log that took it, or had it; None if that is to come."""
     traits = message.head[2]
     if traits is None:
         traits = Traits()

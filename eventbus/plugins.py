@@ -25,6 +25,8 @@ from eventbus.feeding import FedExchange
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, check_publish_middleware
 from eventbus.publishing import did_you_mean
+from eventbus.queue import Activity
+from eventbus.schedule import SCHEDULE_SIZE
 from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport
 from eventbus.transports.exchange import Exchange
@@ -54,7 +56,14 @@ class TransportFactory(Protocol):
 # --- by URL ---------------------------------------------------------------------------------------
 
 
-def exchange_for(url: str, clock: Clock, timers: Timers) -> Exchange:
+def exchange_for(
+    url: str,
+    clock: Clock,
+    timers: Timers,
+    activity: Activity,
+    *,
+    schedule_size: int = SCHEDULE_SIZE,
+) -> Exchange:
     """Make what connects a bus with the transport that serves a URL's scheme.
 
     Raises:
@@ -64,7 +73,8 @@ def exchange_for(url: str, clock: Clock, timers: Timers) -> Exchange:
     scheme, rest = _split(url)
     if scheme == "memory":
         return MemoryTransport(clock, timers, _codec_of_memory(rest))
-    return FedExchange(transport(url, clock), clock, timers)
+    carrier = transport(url, clock)
+    return FedExchange(carrier, clock, timers, activity, schedule_size=schedule_size)
 
 
 def transport(url: str, clock: Clock) -> Transport[Any]:

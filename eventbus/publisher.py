@@ -6,7 +6,7 @@ contract. Starting and stopping empty the cache too, so that asking whether the 
 a publish nothing.
 """
 
-__all__ = ("TURNS", "Publishing", "later_of")
+__all__ = ("TURNS", "Publishing")
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
@@ -50,7 +50,7 @@ from eventbus.middleware.chain import (
 from eventbus.probe import Probe
 from eventbus.publishing import PublishOptions, caused_by, traits_of
 from eventbus.queue import Activity, Waiter, wait_for_places
-from eventbus.schedule import Later, Schedule
+from eventbus.schedule import Later, Schedule, later_of
 from eventbus.subscription import Counts
 from eventbus.timers import Timers
 from eventbus.topics import check_topic, is_reserved
@@ -340,8 +340,8 @@ class Publishing:
             await self._feed_together(ways)
         else:
             await self._store(messages)
-            for route, _ in ways:
-                self._count(route, 1)
+            for route, message in ways:
+                self._count_stored(route, message)
 
     @property
     def accepted(self) -> int:
@@ -518,14 +518,14 @@ class Publishing:
         route = await self._way_of(message.topic)
         self._require_acceptable(route, message)
         (receipt,) = await self._store([message])
-        self._count(route, 1)
+        self._count_stored(route, message)
         return receipt
 
     def _require_acceptable(self, route: Route, message: Message) -> None:
         """Raise what makes a message refused, whatever room there is."""
         traits = message.head[2]
         if traits is not None and traits.scheduled is not None:
-            if not self._feeds:
+            if not self._transport.capabilities.delay:
                 raise UnsupportedByTransport(
                     f"a publish to {message.topic!r} with delay= or at=: this transport keeps "
                     "nothing for later; publish it when it is due"
@@ -582,6 +582,12 @@ class Publishing:
 
     def _check(self, topic: str, event: object) -> None:
         self._transport.check(topic, event, self.contracts.schema_for(topic))
+
+    def _count_stored(self, route: Route, message: Message) -> None:
+        if later_of(message) is None:
+            self._count(route, 1)
+        else:  # who will want it is not known yet
+            self._turns -= 1
 
     def _count(self, route: Route, messages: int) -> None:
         self._turns -= messages
@@ -642,12 +648,6 @@ class Publishing:
         if is_reserved(name):
             raise InvalidTopic(f"{name!r} is the bus's own: publish to a topic without the '$'")
         return name
-
-
-def later_of(message: Message) -> Later | None:
-    """Tell when a message is to go out; None if that is now."""
-    traits = message.head[2]
-    return traits.scheduled if traits is not None and isinstance(traits.scheduled, Later) else None
 
 
 def _tell_expiry(route: Route, message: Message) -> None:

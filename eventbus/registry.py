@@ -268,7 +268,7 @@ class Registry:
         )
 
     def _check_ability(self, subscription: Subscription) -> None:
-        flaw = _beyond(self._transport.capabilities, subscription.options)
+        flaw = _beyond(self._transport.capabilities, subscription)
         if flaw is not None:
             raise UnsupportedByTransport(f"subscription {subscription.name!r}: {flaw}")
 
@@ -325,8 +325,11 @@ class Registry:
         return group
 
 
-def _beyond(capabilities: Capabilities, options: Options) -> str | None:
+def _beyond(capabilities: Capabilities, subscription: Subscription) -> str | None:
     """Say what a subscription asks that a transport cannot do."""
+    options = subscription.options
+    if subscription.is_group and not capabilities.groups:
+        return "it is a group, but this transport gives each process every message; take name="
     if options.is_durable and not capabilities.durable:
         return "durable=True, but this transport keeps nothing; take sqlite:///events.db, say"
     if options.start != "new" and not capabilities.replay:

@@ -5,7 +5,7 @@ waits with it where a queue is full: it lines up there, and keeps its place here
 up.
 """
 
-__all__ = ("Later", "Schedule")
+__all__ = ("SCHEDULE_SIZE", "Later", "Schedule", "later_of")
 
 from collections.abc import Callable, Sequence
 
@@ -17,12 +17,15 @@ from eventbus.queue import Activity, Waiter
 from eventbus.timers import Heap, Timers
 from eventbus.wording import counted
 
+SCHEDULE_SIZE = 1_000_000
+"""How many messages may be scheduled at once, where nothing else is said."""
+
 
 class Later:
     """When a message is to go out; made at the door, and set when the message is accepted."""
 
     # A timer itself, and the only object that waiting needs: there may be a million.
-    __slots__ = ("_is_cancelled", "_message", "_schedule", "at", "heap", "seconds")
+    __slots__ = ("_is_cancelled", "_message", "_schedule", "_withdraw", "at", "heap", "seconds")
 
     def __init__(self, at: float, seconds: float | None) -> None:
         self.at = at
@@ -31,9 +34,12 @@ class Later:
         self._is_cancelled = False
         self._message: Message | None = None
         self._schedule: Schedule | None = None
+        self._withdraw: Callable[[], bool] | None = None
 
     def cancel(self) -> bool:
         """Keep the message from going out, also if it is not accepted yet; True once."""
+        if self._withdraw is not None:
+            return self._withdraw()
         if self._schedule is not None:
             return self._schedule.remove(self)
         was_cancelled, self._is_cancelled = self._is_cancelled, True
@@ -45,6 +51,13 @@ class Later:
             return False
         self._message = message
         self._schedule = schedule
+        return True
+
+    def entrust(self, withdraw: Callable[[], bool]) -> bool:
+        """Leave the message to a transport that keeps it; False if it has been cancelled."""
+        if self._is_cancelled:
+            return False
+        self._withdraw = withdraw
         return True
 
     def release(self) -> Message | None:
@@ -197,3 +210,9 @@ class Schedule:
         self._kept -= 1
         if not self._kept:
             self._activity.end()
+
+
+def later_of(message: Message) -> Later | None:
+    """Tell when a message is to go out; None if that is now."""
+    traits = message.head[2]
+    return traits.scheduled if traits is not None and isinstance(traits.scheduled, Later) else None

@@ -17,6 +17,7 @@ from eventbus import (
 )
 from eventbus.middleware import Timeout
 from eventbus.plugins import exchange_for
+from eventbus.queue import Activity
 from eventbus.timers import Timers
 from eventbus.transports.memory import MemoryTransport
 from tests.installing import Installer
@@ -92,7 +93,7 @@ def test_memory_carries_messages_in_this_process(url: str) -> None:
     """The scheme alone says it, in any case of letters."""
     clock = SystemClock()
 
-    assert isinstance(exchange_for(url, clock, Timers(clock)), MemoryTransport)
+    assert isinstance(exchange_for(url, clock, Timers(clock), Activity()), MemoryTransport)
 
 
 @pytest.mark.parametrize("scheme", ["nats", "redis", "sqlite3", "memori"])

@@ -66,7 +66,7 @@ class ToySource:
 class Toy:
     """Carries messages in a list."""
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(groups=True)
 
     def __init__(self, url: str, clock: Clock) -> None:
         place, _, query = url.removeprefix("toy://").partition("?")

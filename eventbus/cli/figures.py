@@ -126,9 +126,10 @@ def _picture(sample: Sample) -> Group:
 
 def _summary(figures: StoreFigures) -> str:
     records = max(0, figures.last - figures.first + 1)
+    scheduled = f"{figures.scheduled:,} scheduled, " if figures.scheduled else ""
     return (
         f"{counted(records, 'record')} up to position {figures.last:,}, {size(figures.size)}, "
-        f"{counted(figures.dead_letters, 'dead letter')}, open in "
+        f"{scheduled}{counted(figures.dead_letters, 'dead letter')}, open in "
         f"{counted(figures.buses - 1, 'bus', 'buses')}"
     )
 

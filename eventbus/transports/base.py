@@ -19,6 +19,7 @@ __all__ = (
     "JoinsTransactions",
     "KeepsDeadLetters",
     "KeepsMessages",
+    "KeepsSchedule",
     "KeepsSubscriptions",
     "KeepsTime",
     "Outcome",
@@ -66,6 +67,10 @@ class Capabilities:
     them again."""
     nowait: bool = True
     """Accepts messages without waiting."""
+    delay: bool = False
+    """Keeps messages that are published for later, until then; see `KeepsSchedule`."""
+    groups: bool = False
+    """Gives each message to one member of a group, wherever its members are."""
     dead_letters: bool = False
     """Keeps dead letters."""
     cross_process: bool = False
@@ -292,6 +297,35 @@ class KeepsMessages(Protocol):
             InvalidOption: `since` lies ahead of what is stored.
             PositionGone: Retention has removed the position where it is to begin, or to end.
             StoreError: The store cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsSchedule(Protocol):
+    """A transport with `delay`.
+
+    `publish` gives it messages for later too: those of which `eventbus.schedule.later_of` tells
+    when. Each gets its place among the others when it is due, and is told of then as any.
+    """
+
+    schedule_size: int
+    """How many it may keep at once; beyond that `publish` raises `QueueFull`. Set by the bus."""
+    on_departure: Callable[[], None]
+    """To be called in the loop whenever some have gone out. Set by the bus."""
+
+    @property
+    def has_awaited(self) -> bool:
+        """Whether what was published for later since it was entered is yet to go out."""
+        ...
+
+    def cancel(self, id: str) -> bool:
+        """Keep a message from going out; True once, False if it has gone out, or is not known.
+
+        It does not wait as a task would: the thread stands still, for some seconds at most.
+
+        Raises:
+            StoreError: It is not known what came of it; ask again.
         """
         ...
 

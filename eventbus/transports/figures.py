@@ -32,7 +32,7 @@ class StoreFigures:
 
     Records are kept from position `first` to `last`; where there are none, `first` is the one
     after. `buses` have it open, the one that asks included. `dead_letters` are of all
-    subscriptions, those that are not durable included.
+    subscriptions, those that are not durable included. `scheduled` are kept for later.
     """
 
     first: int
@@ -40,6 +40,7 @@ class StoreFigures:
     size: int
     buses: int
     dead_letters: int
+    scheduled: int
     subscriptions: Sequence[SubscriptionFigures]
 
 

@@ -116,6 +116,7 @@ class Carrying(Sizes):
 
         assert [listener.ids for listener in listeners] == [sent] * self.subscribers
 
+    @needs("groups")
     async def test_the_members_of_a_group_share(self, store: Store) -> None:
         """Each message goes to one of them, and more than one has work."""
         bus = store.bus()

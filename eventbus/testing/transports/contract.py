@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from eventbus.testing.transports.carrying import Carrying
+from eventbus.testing.transports.delaying import Delaying
 from eventbus.testing.transports.ending import Ending
 from eventbus.testing.transports.failing import Failing
 from eventbus.testing.transports.keeping import Keeping
@@ -25,7 +26,9 @@ Behaviour: TypeAlias = Callable[[Store], Awaitable[None]]
 """One test of the suite, to be run with a fresh store."""
 
 
-class TransportContract(Carrying, Ordering, Failing, Ending, Keeping, Refusing, TalkingToSources):
+class TransportContract(
+    Carrying, Delaying, Ordering, Failing, Ending, Keeping, Refusing, TalkingToSources
+):
     """Tests that show whether a transport does what a bus, and its users, rely on.
 
     Inherit it in a test module, and say where a fresh store is: pytest, with anyio's plugin, then

@@ -11,7 +11,15 @@ from eventbus.bus import EventBus
 from eventbus.context import Context
 from eventbus.errors import AlreadySettled, BusClosed
 from eventbus.message import Receipt
-from eventbus.testing.transports.store import EMPTY, JOBS, Listener, Sizes, Store, all_have
+from eventbus.testing.transports.store import (
+    EMPTY,
+    JOBS,
+    Listener,
+    Sizes,
+    Store,
+    all_have,
+    needs,
+)
 
 
 def is_waited_for(store: Store, sent: Receipt) -> bool:
@@ -22,6 +30,7 @@ def is_waited_for(store: Store, sent: Receipt) -> bool:
 class Ending(Sizes):
     """What ends, ends cleanly, and takes nothing along that belongs to others."""
 
+    @needs("groups")
     async def test_a_group_goes_on_when_a_member_leaves(self, store: Store) -> None:
         """Batch by batch one more is gone, and the others have its share."""
         bus = store.bus()

@@ -108,7 +108,7 @@ class Ordering(Sizes):
         keys = range(min(4, self.messages))
         assert by_key(listener) == {f"k-{k}": list(range(k, self.messages, 4)) for k in keys}
 
-    @needs("cross_process", "durable")
+    @needs("cross_process", "durable", "groups")
     async def test_buses_share_a_group_key_by_key(self, store: Store) -> None:
         """Each message goes to one of them, and those of a key are handled one after the other."""
         buses, alone = [store.bus(), store.bus()], Alone()

@@ -82,12 +82,13 @@ class Refusing(Sizes):
         listener = store.listen(bus, "jobs.new")
         async with bus:
             sent = 1
-            for publish in (_without_waiting, _for_later):
+            can_do = store.capabilities
+            for publish, is_able in ((_without_waiting, can_do.nowait), (_for_later, can_do.delay)):
                 try:
                     await publish(bus)
                     sent += 1
                 except UnsupportedByTransport as refused:
-                    assert not store.capabilities.feeds
+                    assert not is_able
                     assert _is_sentence(str(refused))  # noqa: PT017
             await bus.publish("jobs.new", {})
             await listener.have(sent)
@@ -111,6 +112,7 @@ def _beyond(store: Store) -> list[HandlerOptions[Any]]:
         (can_do.durable, {"name": "audit", "durable": True}),
         (can_do.replay, {"name": "audit", "start": "first"}),
         (can_do.feeds, {"name": "audit", "overflow": "fail"}),
+        (can_do.groups, {"group": "audit"}),
         (not can_do.durable, {"name": "audit", "overflow": "drop_oldest"}),
     ]
     return [options for is_able, options in asked if not is_able]

@@ -33,6 +33,7 @@ from eventbus.feeding import FedExchange
 from eventbus.message import Message
 from eventbus.middleware import Middleware, Policy
 from eventbus.plugins import exchange_for
+from eventbus.queue import Activity
 from eventbus.registration import HandlerOptions
 from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport
@@ -247,4 +248,4 @@ class Store:
 
     def _exchange(self) -> Exchange:
         clock = SystemClock()
-        return exchange_for(self.url, clock, Timers(clock))
+        return exchange_for(self.url, clock, Timers(clock), Activity())

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from eventbus.clock import stopwatch
 from eventbus.errors import EventBusError, StoreError
 from eventbus.transports.sqlite.desk import Job
 from eventbus.transports.sqlite.edge import full_disk, is_full_disk, translated
@@ -32,6 +33,7 @@ logger = logging.getLogger("eventbus")
 
 IDLE_SECONDS = 1.0
 LOOK_SECONDS = 0.01
+SCHEDULE_LOOK_SECONDS = 0.025
 WAL_ALARM_BYTES = 64 * 1024 * 1024
 COMMITS_PER_LOOK_AT_WAL = 256
 
@@ -53,17 +55,23 @@ class Append(Job[Sequence[tuple[int, bool]]]):
 
 
 class Change(Job[R], Generic[R]):
-    """A change of something else, done by a function that refuses before it changes anything."""
+    """A change of something else, done by a function that refuses before it changes anything.
 
-    __slots__ = ("work",)
+    It says so if that may append records.
+    """
+
+    __slots__ = ("appends", "work")
 
     def __init__(
         self,
         work: Callable[[sqlite3.Connection], R],
         then: Callable[[], None] | None = None,
+        *,
+        appends: bool = False,
     ) -> None:
         super().__init__(then)
         self.work = work
+        self.appends = appends
 
 
 class Look(Job[R], Generic[R]):
@@ -171,9 +179,10 @@ class Writer:
         last = 0
         for kind, run in groupby(jobs, type):
             if kind is Append:
-                last = self._append(connection, [job for job in run if isinstance(job, Append)])
+                appended = self._append(connection, [job for job in run if isinstance(job, Append)])
             else:
-                self._change(connection, [job for job in run if isinstance(job, Change)])
+                appended = self._change(connection, [job for job in run if isinstance(job, Change)])
+            last = max(last, appended)
         connection.execute("COMMIT")
         if last and self._mark is not None:
             self._mark.write(last)
@@ -186,12 +195,16 @@ class Writer:
             job.result = places
         return max((position for places in placed for position, _ in places), default=0)
 
-    def _change(self, connection: sqlite3.Connection, jobs: Sequence[Change[object]]) -> None:
+    def _change(self, connection: sqlite3.Connection, jobs: Sequence[Change[object]]) -> int:
+        last = 0
         for job in jobs:
             try:
                 job.result = job.work(connection)
             except EventBusError as error:  # its own, and no reason to refuse the others
                 job.error = error
+            if job.appends:
+                last = first_and_last(connection)[1]
+        return last
 
     def _watch_wal(self) -> None:
         self._commits += 1
@@ -211,14 +224,23 @@ class Writer:
 class Reader:
     """Reads, in its thread, and looks whether any process has written.
 
-    `on_change` is called in the thread.
+    `on_change` is called in the thread, and so is `look_ahead`, which reads what is scheduled: no
+    more often than that has to be known, as it costs publishers more than the look for a change.
     """
 
-    def __init__(self, settings: Settings, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_change: Callable[[], None],
+        look_ahead: Callable[[sqlite3.Connection], None],
+    ) -> None:
         self._settings = settings
         self._on_change = on_change
+        self._look_ahead = look_ahead
         self._connection: sqlite3.Connection | None = None
         self._version = 0
+        self._looked_ahead = 0.0
+        self._may_be_earlier = False
 
     def serve(self, jobs: Sequence[Job[object]]) -> None:
         """Do jobs one by one, each in a transaction of its own, and a short one."""
@@ -239,7 +261,12 @@ class Reader:
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             if version != self._version:
                 self._version = version
+                self._may_be_earlier = True
                 self._on_change()
+            if self._may_be_earlier and stopwatch() - self._looked_ahead > SCHEDULE_LOOK_SECONDS:
+                self._may_be_earlier = False
+                self._looked_ahead = stopwatch()
+                self._look_ahead(self._connection)
         return LOOK_SECONDS
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ __all__ = ("Desk", "Job")
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from typing import Generic, Protocol, TypeVar, cast
 
 from anyio import CancelScope
@@ -25,13 +25,14 @@ MOST_AT_ONCE = 512
 class Job(Generic[R]):
     """One piece of work and what came of it."""
 
-    __slots__ = ("_wake_up", "error", "is_done", "result", "then")
+    __slots__ = ("_wake_up", "error", "is_done", "latch", "result", "then")
 
     def __init__(self, then: Callable[[], None] | None = None) -> None:
         self.result: R | None = None
         self.error: BaseException | None = None
         self.is_done = False
         self.then = then  # called in the loop when it is done
+        self.latch: Event | None = None  # set in the thread, for who stands still until then
         self._wake_up: WakeUp | None = None
 
     def outcome(self) -> R:
@@ -122,6 +123,19 @@ class Desk:
             raise
         return job.outcome()
 
+    def ask_standing_still(self, job: "Job[R]", seconds: float) -> R:
+        """Hand in a job and stop this thread, even the loop's, until it is done.
+
+        Raises:
+            StoreError: That takes longer; what has not begun by then is not done.
+        """
+        job.latch = Event()
+        self.submit(job)
+        if not job.latch.wait(seconds):
+            begun = "" if self._withdraw(job) else ", but may still do it"
+            raise StoreError(f"the store did not answer within {seconds:g} s{begun}: ask again")
+        return job.outcome()
+
     async def close(self) -> None:
         """Let the thread do what was handed in, and end it; idempotent."""
         with self._arrival:
@@ -146,6 +160,9 @@ class Desk:
     def _work(self) -> None:
         while jobs := self._take():
             self._clerk.serve(jobs)
+            for job in jobs:
+                if job.latch is not None:
+                    job.latch.set()
             self._done.extend(jobs)
             self._bell.ring()
         self._clerk.close()

@@ -7,6 +7,7 @@ __all__ = (
     "first_and_last",
     "first_stored_since",
     "last_stored_until",
+    "positions_of",
     "read_at",
     "read_between",
     "read_page",
@@ -67,11 +68,12 @@ def append(
 ) -> list[list[tuple[int, bool]]]:
     """Append batches of records; tell of each record its position, and whether it was there before.
 
-    Only those of `given_ids` can have been: the others were made for this append. `schema` stands
-    before the names of tables, with its dot.
+    That is 0 where it is scheduled, and so has none yet. Only those of `given_ids` can have been
+    there: the others were made for this append. `schema` stands before the names of tables, with
+    its dot.
     """
     _, last = first_and_last(database, schema)
-    known = _positions_of(database, given_ids, schema) if given_ids else {}
+    known = positions_of(database, given_ids, schema) if given_ids else {}
     values: list[object] = []
     places: list[list[tuple[int, bool]]] = []
     for batch in batches:
@@ -82,19 +84,22 @@ def append(
                 last += 1
                 known[record.id] = last
                 values += (last, *record[1:9], sealed(record.checksum, last))
-            placed.append((earlier or last, earlier is not None))
+            placed.append((last, False) if earlier is None else (earlier, True))
         places.append(placed)
     _insert(database, values, schema)
     return places
 
 
-def _positions_of(database: Database, ids: Sequence[str], schema: str) -> dict[str, int]:
+def positions_of(database: Database, ids: Sequence[str], schema: str = "") -> dict[str, int]:
+    """Find the positions of those ids that are known: 0 of what is scheduled."""
     (found,) = database.execute(
         "SELECT CAST(json_group_array(json_array(id, position)) AS BLOB) FROM ("  # noqa: S608
         f"SELECT id, position FROM {schema}log WHERE id IN (SELECT value FROM json_each(?)) "
         f"UNION ALL SELECT id, position FROM {schema}seen "
+        "WHERE id IN (SELECT value FROM json_each(?)) "
+        f"UNION ALL SELECT id, 0 FROM {schema}scheduled "
         "WHERE id IN (SELECT value FROM json_each(?)))",
-        (to_json(ids).decode(),) * 2,
+        (to_json(ids).decode(),) * 3,
     ).fetchone()
     return dict(from_json(found))
 

@@ -8,6 +8,7 @@ rows would take half a second instead of two milliseconds.
 __all__ = (
     "COLUMNS_AS_JSON",
     "Record",
+    "checksum_of",
     "is_sound",
     "message_of",
     "record_of",
@@ -24,6 +25,7 @@ from pydantic_core import from_json, to_json
 
 from eventbus.errors import InvalidEvent
 from eventbus.message import Message, Traits
+from eventbus.schedule import later_of
 from eventbus.schema import flaws_of
 
 JSON = "application/json"
@@ -42,7 +44,9 @@ _TRAITS = ("correlation_id", "causation_id", "expires_at")
 class Record(NamedTuple):
     """One row of the log; `time` is in microseconds since the epoch, `traits` a JSON object.
 
-    Before it is stored, `position` is 0, and the checksum does not cover it.
+    Before it is stored, `position` is 0, and the checksum does not cover it. The time of a message
+    that was published for later is when it is due: only then is it stored, by whatever retention
+    and a start go. When it was published stands among its traits.
     """
 
     position: int
@@ -55,6 +59,17 @@ class Record(NamedTuple):
     schema_version: int
     payload: bytes
     checksum: int
+
+
+class Departed:
+    """The place of a stored message among those published for later: it has gone out."""
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    def cancel(self) -> bool:
+        """Tell that it cannot be kept from that."""
+        return False
 
 
 class StoredMessage(Message):
@@ -83,9 +98,13 @@ def record_of(message: Message) -> Record:
     content_type, payload = _encoded(message)
     head = message.head
     traits = head[2]
-    text = None if traits is None else _traits_text(traits)
-    key = None if traits is None else traits.key
     id, topic, time = message.id, head[0], round(message.seconds * 1e6)
+    text = key = None
+    if traits is not None:
+        published = None
+        if (later := later_of(message)) is not None:
+            published, time = time, round(later.at * 1e6)
+        text, key = _traits_text(traits, published), traits.key
     checksum = crc32(payload, _crc_of(id, topic, time, key, text, content_type, SCHEMA_VERSION))
     return Record(0, id, topic, time, key, text, content_type, SCHEMA_VERSION, payload, checksum)
 
@@ -100,8 +119,10 @@ def _crc_of(*fields: object) -> int:
     return crc32("\n".join(map(str, fields)).encode())
 
 
-def _traits_text(traits: Traits) -> str | None:
+def _traits_text(traits: Traits, published: int | None) -> str | None:
     said = {name: value for name in _TRAITS if (value := getattr(traits, name, None)) is not None}
+    if published is not None:
+        said["published"] = published
     if traits.headers:
         said["headers"] = dict(traits.headers)
     return to_json(said).decode() if said else None
@@ -142,8 +163,12 @@ def _record(fields: list[Any]) -> Record:
 
 def is_sound(record: Record) -> bool:
     """Tell whether a record is what was written at its position."""
-    checksum = crc32(record.payload, _crc_of(*record[1:8]))
-    return sealed(checksum, record.position) == record.checksum
+    return sealed(checksum_of(record), record.position) == record.checksum
+
+
+def checksum_of(record: Record) -> int:
+    """Work out the checksum of a record without its position."""
+    return crc32(record.payload, _crc_of(*record[1:8]))
 
 
 def message_of(record: Record) -> StoredMessage:
@@ -152,14 +177,17 @@ def message_of(record: Record) -> StoredMessage:
     traits.id = record.id
     traits.key = record.key
     traits.position = record.position
+    seconds = record.time / 1e6
     if record.traits is not None:
         said = from_json(record.traits)
+        if (published := said.pop("published", None)) is not None:
+            traits.scheduled, seconds = Departed(seconds), published / 1e6
         traits.headers = MappingProxyType(said.pop("headers", {}))
         for name, value in said.items():
             setattr(traits, name, value)
     message = StoredMessage()
     message.head = (record.topic, None, traits)
-    message.seconds = record.time / 1e6
+    message.seconds = seconds
     message.event = record.payload
     message.content_type = record.content_type
     return message

@@ -12,6 +12,9 @@ position is the letter's `number`.
 
 `gap` names what retention has removed from the middle of the log: positions from `first` to `last`.
 Where a record is missing and no gap says so, it was lost.
+
+`scheduled` holds the records that are to join the log at their `time`, those of one time by their
+`number`, and `schedule` counts them. Their checksums do not cover a position yet.
 """
 
 __all__ = ("APPLICATION_ID", "RECORD", "VERSION", "insist", "open_store", "set_up")
@@ -56,6 +59,21 @@ CREATE TABLE log (
     payload BLOB NOT NULL,
     checksum INTEGER NOT NULL
 );
+CREATE TABLE scheduled (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    topic TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    key TEXT,
+    traits TEXT,
+    content_type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE INDEX scheduled_due ON scheduled (time);
+CREATE TABLE schedule (kept INTEGER NOT NULL);
+INSERT INTO schedule VALUES (0);
 CREATE TABLE seen (
     id TEXT PRIMARY KEY,
     position INTEGER NOT NULL,
@@ -115,6 +133,21 @@ CREATE TABLE gap (
     last INTEGER NOT NULL,
     checksum INTEGER NOT NULL
 );
+CREATE TABLE scheduled (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    topic TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    key TEXT,
+    traits TEXT,
+    content_type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE INDEX scheduled_due ON scheduled (time);
+CREATE TABLE schedule (kept INTEGER NOT NULL);
+INSERT INTO schedule VALUES (0);
 """
 }
 """By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""

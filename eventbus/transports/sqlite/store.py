@@ -3,10 +3,10 @@
 __all__ = ("SqliteTransport",)
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, cast
 
 from anyio import CancelScope, move_on_after
 
@@ -15,17 +15,19 @@ from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.errors import StoreCorrupt, StoreError
 from eventbus.message import Message, Receipt, note_stored, within_of
+from eventbus.schedule import SCHEDULE_SIZE, later_of
 from eventbus.transports.base import Capabilities, Place, SourceSpec
 from eventbus.transports.figures import StoreFigures
-from eventbus.transports.sqlite import cursors, letters, sessions
+from eventbus.transports.sqlite import cursors, letters, scheduled, sessions
 from eventbus.transports.sqlite.clerks import Append, Change, Look, Reader, Writer
-from eventbus.transports.sqlite.desk import Desk
+from eventbus.transports.sqlite.departures import Departures
+from eventbus.transports.sqlite.desk import Desk, Job
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.neighbours import Neighbours
 from eventbus.transports.sqlite.outbox import Outbox
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
-from eventbus.transports.sqlite.records import record_of
+from eventbus.transports.sqlite.records import Record, record_of
 from eventbus.transports.sqlite.retention import expire
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.survey import survey
@@ -35,6 +37,7 @@ logger = logging.getLogger("eventbus")
 TICK_SECONDS = 0.25
 EXPIRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
+CANCEL_SECONDS = 5.0
 
 Source: TypeAlias = DurableSource | LiveSource
 
@@ -47,13 +50,21 @@ class SqliteTransport:
     """
 
     capabilities = Capabilities(
-        durable=True, replay=True, nowait=False, dead_letters=True, cross_process=True
+        durable=True,
+        replay=True,
+        nowait=False,
+        delay=True,
+        groups=True,
+        dead_letters=True,
+        cross_process=True,
     )
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self.clock = clock
         self._outbox = Outbox(settings.path)
+        self.schedule_size = SCHEDULE_SIZE
+        self.on_departure: Callable[[], None] = lambda: None
         self._sources: set[Source] = set()
         self._session = 0
         self._next_expiry = 0.0
@@ -69,8 +80,10 @@ class SqliteTransport:
             StoreError: It cannot be opened.
         """
         news = Bell(self._wake_all)
+        self._departures = Departures(self.clock)
+        reader = Reader(self._settings, news.ring, self._departures.look)
         self._writer = Desk("eventbus-sqlite-writer", Writer(self._settings))
-        self._reader = Desk("eventbus-sqlite-reader", Reader(self._settings, news.ring))
+        self._reader = Desk("eventbus-sqlite-reader", reader)
         try:
             self._session = await self._writer.ask(Change(sessions.begin))
             self._neighbours = Neighbours(self._session, self.clock)
@@ -95,59 +108,66 @@ class SqliteTransport:
         self._session = 0
 
     async def serve(self) -> None:
-        """Give signs of life, look after those of others, and remove what is too old."""
+        """Let out what is due, give signs of life, look after others', remove what is too old."""
+        next_tick = 0.0
         while True:
-            await self.clock.sleep(TICK_SECONDS)
-            for source in tuple(self._sources):
-                source.tick()
-            self._outbox.forget_ended()
-            await self._keep_house()
+            await self._departures.nap(min(TICK_SECONDS, next_tick - self.clock.monotonic()))
+            try:
+                await self._let_out()
+                if self.clock.monotonic() >= next_tick:
+                    next_tick = self.clock.monotonic() + TICK_SECONDS
+                    await self._keep_house()
+            except StoreCorrupt:
+                raise
+            except StoreError as error:  # a full disk, say: it may be better in a moment
+                logger.error("the store cannot be looked after: %s", error)
 
     async def _keep_house(self) -> None:
+        for source in tuple(self._sources):
+            source.tick()
+        self._outbox.forget_ended()
         waits = {
             source.number: source.spec.ack_wait
             for source in self._sources
             if isinstance(source, DurableSource) and source.number
         }
-        try:
-            await self._neighbours.greet(self._writer, self._reader, waits)
-            await self._expire()
-        except StoreCorrupt:
-            raise
-        except StoreError as error:  # a full disk, say: it may be better at the next tick
-            logger.error("the store cannot be looked after: %s", error)
+        await self._neighbours.greet(self._writer, self._reader, waits)
+        await self._expire()
 
     async def _expire(self) -> None:
         if self._settings.keeps_all or self.clock.monotonic() < self._next_expiry:
             return
         self._next_expiry = self.clock.monotonic() + EXPIRY_SECONDS
         now = round(self.clock.now() * 1e6)
+        # A round is short, so that publishers, and what is due, have their turn.
         while await self._writer.ask(Change(lambda one: expire(one, self._settings, now))):
-            pass  # a round is short, so that publishers have their turn
+            await self._let_out()
 
     # --- publishing -------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
-        """Append messages to the log, together; returns when they are synced.
+        """Append messages to the log, together, or keep those that are for later.
 
-        Cancelled before the writer takes them, none is stored; after that all are, and then the
-        cancellation goes on.
+        Returns when they are synced. Cancelled before the writer takes them, none is stored; after
+        that all are, and then the cancellation goes on.
 
         Raises:
             InvalidEvent: A payload cannot be JSON; nothing was stored.
+            QueueFull: More than `schedule_size` would be kept for later; nothing was stored.
             StoreError: The store failed; they may be stored.
             DeadlockError: This task has a transaction open in which it published before.
         """
         given = [one.id for one in messages if (traits := one.head[2]) and traits.id is not None]
         records = [record_of(one) for one in messages]
+        places: Sequence[tuple[int, bool]]
         within = within_of(messages)
-        if within is None:
-            self._outbox.refuse_to_wait()
-            places = await self._writer.ask(Append(records, given, self._wake_all))
-        else:
+        if within is not None:
             places = await self._outbox.append(within.connection, records, given, self._expect)
+        else:
+            self._outbox.refuse_to_wait()
+            places = await self._writer.ask(self._storing(messages, records, given))
         for message, (position, is_duplicate) in zip(messages, places, strict=True):
-            note_stored(message, position, is_duplicate=is_duplicate)
+            note_stored(message, position or None, is_duplicate=is_duplicate)
         return messages
 
     def check_connection(self, connection: object) -> None:
@@ -157,6 +177,70 @@ class SqliteTransport:
             InvalidOption: It is none to this store, cannot be used here, or has no transaction.
         """
         self._outbox.check(connection)
+
+    # --- for later --------------------------------------------------------------------------
+
+    def _storing(
+        self, messages: Sequence[Message], records: Sequence[Record], given_ids: Sequence[str]
+    ) -> Job[Sequence[tuple[int, bool]]]:
+        """Make the job that keeps what is for later, and appends the rest."""
+        is_later = [later_of(one) is not None for one in messages]
+        if not any(is_later):
+            return Append(records, given_ids, self._wake_all)
+        marked = tuple(zip(records, is_later, strict=True))
+        job: Change[Sequence[tuple[int, bool]]] = Change(
+            lambda one: scheduled.accept(one, marked, given_ids, self.schedule_size),
+            lambda: self._note_kept(marked, job.result or ()),
+            appends=True,
+        )
+        return job
+
+    def _note_kept(
+        self, marked: Sequence[tuple[Record, bool]], places: Sequence[tuple[int, bool]]
+    ) -> None:
+        for (record, is_later), (_, is_duplicate) in zip(marked, places, strict=False):
+            if is_later and not is_duplicate:
+                self._departures.expect(record.time, is_own=True)
+        self._wake_all()
+
+    async def _let_out(self) -> None:
+        """Let those join the log that are due, if there are any."""
+        if not self._departures.is_due:
+            return
+        now = self._departures.begin()
+        job: Change[int] = Change(
+            partial(scheduled.depart, now=now), lambda: self._note_departure(job, now), appends=True
+        )
+        await self._writer.ask(job)
+
+    def _note_departure(self, job: Change[int], now: int) -> None:
+        # Here, in the order of the writer's answers: a later one may know of an earlier departure.
+        again = now + round(TICK_SECONDS * 1e6)
+        self._departures.end(again if job.result is None else job.result)
+        self._wake_all()
+        self.on_departure()
+
+    @property
+    def has_awaited(self) -> bool:
+        """Whether what was published for later since it was entered is yet to go out."""
+        return bool(self._session) and self._departures.has_awaited
+
+    def cancel(self, id: str) -> bool:
+        """Keep a message from going out; also while the store is closed.
+
+        Raises:
+            StoreError: The store failed, or did not answer in time.
+            DeadlockError: As `publish`.
+        """
+        self._outbox.refuse_to_wait()
+        cancel = partial(scheduled.cancel, id=id)
+        if self._session:
+            job = Change(cancel, self._departures.look_again)
+            return self._writer.ask_standing_still(job, CANCEL_SECONDS)
+        job, writer = Change(cancel), Writer(self._settings)
+        writer.serve([cast("Job[object]", job)])
+        writer.close()
+        return job.outcome()
 
     # --- subscriptions ----------------------------------------------------------------------
 

@@ -48,9 +48,9 @@ def survey(connection: sqlite3.Connection, now: float) -> StoreFigures:
 
 def _survey(connection: sqlite3.Connection, now: float) -> StoreFigures:
     removed, last = first_and_last(connection)
-    buses, dead = connection.execute(
+    buses, dead, scheduled = connection.execute(
         "SELECT (SELECT count(*) FROM session), "
-        "(SELECT count(*) FROM dead_letter WHERE is_sent = 0)"
+        "(SELECT count(*) FROM dead_letter WHERE is_sent = 0), kept FROM schedule"
     ).fetchone()
     return StoreFigures(
         first=removed + 1,
@@ -58,6 +58,7 @@ def _survey(connection: sqlite3.Connection, now: float) -> StoreFigures:
         size=_size(connection),
         buses=buses,
         dead_letters=dead,
+        scheduled=scheduled,
         subscriptions=[_figures(connection, row, last, now) for row in _rows(connection)],
     )
 
