@@ -79,7 +79,7 @@ class InvalidHandler(EventBusError, TypeError):
 
 
 class InvalidEvent(EventBusError):
-    """The payload is not what the contract of its topic says; nothing was delivered."""
+    """The payload is not what the contract of its topic says, or cannot be written, or read."""
 
 
 class UnknownTopic(EventBusError):

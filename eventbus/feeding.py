@@ -21,6 +21,7 @@ from eventbus.context import FailedDelivery
 from eventbus.dispatch import give_up
 from eventbus.errors import (
     EventBusError,
+    InvalidEvent,
     PositionGone,
     StoreCorrupt,
     StoreError,
@@ -192,7 +193,9 @@ class Feed:
         schema, message = self.subscription.schema, delivery.message
         try:
             if schema is None:
-                delivery.event = message.payload
+                delivery.event = message.decoded()
+            elif isinstance(delivery.event, InvalidEvent):
+                raise delivery.event
             else:
                 delivery.event = schema.validate(delivery.event)
         except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything

@@ -181,6 +181,14 @@ class Message:
         """What was published."""
         return self.event
 
+    def decoded(self) -> object:
+        """Give the payload of a message as it comes from a transport.
+
+        Raises:
+            InvalidEvent: It cannot be read; `payload` is then what is stored, as bytes.
+        """
+        return self.payload
+
     @property
     def topic(self) -> str:
         """Where it was published."""

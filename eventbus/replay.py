@@ -221,7 +221,9 @@ class Replay(Generic[M_co]):
 
     def _event_of(self, message: Message) -> object:
         if self._schema is None:
-            return message.payload
+            return message.decoded()
+        if isinstance(message.event, InvalidEvent):
+            raise message.event
         return self._schema.validate(message.event)
 
     def _refuse(self, message: Message, error: Exception) -> None:

@@ -22,6 +22,7 @@ from eventbus.clock import Clock
 from eventbus.message import Message, Receipt
 from eventbus.transports.base import Capabilities, Source, SourceSpec
 from tests.shell import Shell
+from tests.strange_records import store_record
 
 ORDER = '{"order_id": "o-1"}'
 NASTY = "\x1b]0;owned\x07 \x9b31m \u202etxt"
@@ -515,6 +516,41 @@ def test_verify_names_what_is_damaged(shell: Shell, path: Path, table: str) -> N
 
     assert (ended.code, ended.output) == (1, "")
     assert ended.complaint.startswith("eventbus: the record at position 1 is damaged")
+
+
+def test_verify_counts_what_cannot_be_read(shell: Shell, path: Path) -> None:
+    """It is as it was written: no damage, but told with its reason."""
+    shell("publish", "n", typed="1\n2\n")
+    store_record(path, b"{")
+    store_record(path, b"[", content_type="text/csv")
+
+    assert shell("verify").lines == [
+        "4 records and 0 dead letters are sound",
+        "2 payloads will not be read, the first because the payload at position 3 cannot be read: "
+        "it is no JSON: EOF while parsing an object at line 1 column 1",
+    ]
+
+
+# --- packed payloads ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+def test_packed_payloads_are_as_others(shell: Shell, compression: str) -> None:
+    """For each command that reads or writes, whether its URL has the option or not."""
+    text = json.dumps({"text": " ".join(map(str, range(1000)))})
+    packing = Shell(f"{shell.url}?compression={compression}")
+    packing("publish", "n", text)
+    packing.give_up_on(json.loads(text))
+    exported = shell("export").output
+
+    assert [json.loads(line)["payload"] for line in exported.splitlines()] == [json.loads(text)] * 2
+    assert [one["payload"] for one in packing("export").json] == [json.loads(text)] * 2
+    assert shell("tail", "n", "--from", "first", "-n", "1", "--json").json[0][
+        "payload"
+    ] == json.loads(text)
+    assert "0 1 2 3" in shell("dlq", "show", shell("dlq", "list", "--json").json[0]["id"]).output
+    assert shell("verify").output == "2 records and 1 dead letter are sound\n"
+    assert packing("import", typed=exported).output == "imported 0 events, 2 were there already\n"
 
 
 # --- the store ------------------------------------------------------------------------------------

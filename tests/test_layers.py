@@ -39,6 +39,8 @@ RESERVED = {
     "random": "clock  retry  testing  testing.*",
     "importlib.metadata": "entry_points",
     "sqlite3": "transports.sqlite.*  publishing  publisher",  # these two for the type alone
+    "compression": "transports.sqlite.zstd",
+    "backports": "transports.sqlite.zstd",
     "pickle": "nobody",
     "marshal": "nobody",
     "shelve": "nobody",

@@ -16,6 +16,7 @@ from eventbus.cli.show import progress, show_line
 from eventbus.cli.store import Store, Url, opened
 from eventbus.cli.tail import StartOption, start_of
 from eventbus.cli.text import counted, json_text
+from eventbus.errors import InvalidEvent
 from eventbus.message import Message, Receipt
 from eventbus.transports.base import Start
 
@@ -56,11 +57,26 @@ def import_events(
 
 
 def verify(*, url: Url) -> None:
-    """Read every record and every dead letter, and name the first that is damaged or missing."""
+    """Read every record and every dead letter, and name the first that is damaged or missing.
+
+    Sound records whose payloads cannot be read are counted: they become dead letters.
+    """
+    unreadable, first = 0, ""
+
+    def look(message: Message) -> None:
+        nonlocal unreadable, first
+        try:
+            message.decoded()
+        except InvalidEvent as flaw:
+            unreadable += 1
+            first = first or str(flaw)
+
     with opened(url) as store:
-        records = _read(store, [">"], "first", lambda message: None)
+        records = _read(store, [">"], "first", look)
         letters = _read_letters(store)
     show_line(f"{counted(records, 'record')} and {counted(letters, 'dead letter')} are sound")
+    if unreadable:
+        show_line(f"{counted(unreadable, 'payload')} will not be read, the first because {first}")
 
 
 def _read(

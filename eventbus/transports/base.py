@@ -157,7 +157,8 @@ class Source(Protocol):
     async def fetch(self, most: int) -> Sequence[Delivery]:
         """Wait for deliveries and take at most that many; cancelled, it takes none.
 
-        Their events are the payloads as stored. Comes back with none when it has got on past
+        Their events are the payloads as stored, or an `InvalidEvent` that says why one cannot be
+        read; then it is refused. Comes back with none when it has got on past
         messages that were not for this subscription.
 
         Raises:

@@ -22,7 +22,8 @@ from eventbus.transports.sqlite.desk import Job
 from eventbus.transports.sqlite.edge import full_disk, is_full_disk, translated
 from eventbus.transports.sqlite.log import append, first_and_last
 from eventbus.transports.sqlite.mark import Mark
-from eventbus.transports.sqlite.records import Record
+from eventbus.transports.sqlite.packing import Compression
+from eventbus.transports.sqlite.records import Record, packed
 from eventbus.transports.sqlite.reserve import Reserve
 from eventbus.transports.sqlite.schema import insist, open_store, set_up
 from eventbus.transports.sqlite.settings import Settings
@@ -119,6 +120,8 @@ class Writer:
         for job in jobs:
             job.error = None
         try:
+            if self._settings.compression is not None:
+                _pack(jobs, self._settings.compression)  # before others have to wait for the lock
             with translated(self._path):
                 self._commit(self._connected(), jobs)
         except Exception as error:  # noqa: BLE001 - raised by who waits for each of the jobs
@@ -291,6 +294,12 @@ def _but_records(jobs: Sequence[Job[object]], error: Exception) -> Sequence[Job[
         if isinstance(job, Append):
             job.error = _copy(error)
     return [job for job in jobs if not isinstance(job, Append)]
+
+
+def _pack(jobs: Sequence[Job[object]], compression: Compression) -> None:
+    for job in jobs:
+        if isinstance(job, Append):
+            job.records = [packed(record, compression) for record in job.records]
 
 
 def _copy(error: Exception) -> Exception:

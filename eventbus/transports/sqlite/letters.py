@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from eventbus.context import FailedDelivery
 from eventbus.errors import InvalidOption, StoreCorrupt
 from eventbus.transports.sqlite.records import (
-    COLUMNS_AS_JSON,
+    EXACT_COLUMNS_AS_JSON,
     Record,
     is_sound,
     message_of,
@@ -66,7 +66,7 @@ def newest(
     upper = _number_of(connection, before)
     (rows,) = connection.execute(
         "SELECT json_group_array(json_array(letter, subscription, error_type, error, traceback, "  # noqa: S608
-        f"attempts, failed_at, {COLUMNS_AS_JSON})) FROM (SELECT * FROM dead_letter "
+        f"attempts, failed_at, {EXACT_COLUMNS_AS_JSON})) FROM (SELECT * FROM dead_letter "
         "WHERE is_sent = 0 AND number < ? AND (? IS NULL OR subscription = ?) "
         "ORDER BY number DESC LIMIT ?)",
         (upper, subscription, subscription, limit),
@@ -96,7 +96,7 @@ def _failure(
     failed_at: int,
     fields: list[object],
 ) -> FailedDelivery:
-    (record,) = records_of(to_json([fields]))
+    (record,) = records_of(to_json([fields]), is_exact=True)
     return FailedDelivery(
         id=letter,
         message=message_of(_sound(record)),
@@ -159,7 +159,7 @@ def read_records(connection: sqlite3.Connection, positions: Sequence[int]) -> di
         StoreCorrupt: One of them is damaged.
     """
     (rows,) = connection.execute(
-        f"SELECT json_group_array(json_array(place, {COLUMNS_AS_JSON})) FROM ("  # noqa: S608
+        f"SELECT json_group_array(json_array(place, {EXACT_COLUMNS_AS_JSON})) FROM ("  # noqa: S608
         f"SELECT position AS place, {RECORD} FROM log "
         "WHERE position IN (SELECT value FROM json_each(?)) "
         f"UNION ALL SELECT -number AS place, {RECORD} FROM dead_letter "
@@ -167,7 +167,7 @@ def read_records(connection: sqlite3.Connection, positions: Sequence[int]) -> di
         (_json(positions),) * 2,
     ).fetchone()
     found = from_json(rows)
-    records = records_of(to_json([fields for _, fields in found]))
+    records = records_of(to_json([fields for _, fields in found]), is_exact=True)
     return {place: _sound(record) for (place, _), record in zip(found, records, strict=True)}
 
 

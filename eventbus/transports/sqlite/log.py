@@ -27,6 +27,7 @@ from eventbus.errors import InvalidOption, PositionGone, StoreCorrupt
 from eventbus.transports.base import Start
 from eventbus.transports.sqlite.records import (
     COLUMNS_AS_JSON,
+    EXACT_COLUMNS_AS_JSON,
     Record,
     is_sound,
     records_of,
@@ -134,11 +135,9 @@ def read_page(connection: sqlite3.Connection, after: int, most: int) -> Page:
         "FROM (SELECT * FROM log WHERE position > ? ORDER BY position LIMIT ?)",
         (after, most),
     ).fetchone()
-    try:
-        records = records_of(page)
-    except ValueError:
+    records = _sound_records_of(page)
+    if records is None:
         records = _read_one_by_one(connection, after, most)
-    _check_sound(records)
     _check_gapless(records, max(after, removed))
     return Page(records, removed)
 
@@ -169,11 +168,9 @@ def read_at(connection: sqlite3.Connection, positions: Sequence[int]) -> Page:
         "ORDER BY position)",
         (to_json(positions).decode(),),
     ).fetchone()
-    try:
-        records = records_of(page)
-    except ValueError:
+    records = _sound_records_of(page)
+    if records is None:
         records = [one for at in positions for one in _read_one_by_one(connection, at - 1, 1)]
-    _check_sound(records)
     found = {one.position for one in records}
     for position in positions:
         if position not in found and position > removed:
@@ -181,26 +178,42 @@ def read_at(connection: sqlite3.Connection, positions: Sequence[int]) -> Page:
     return Page(records, removed)
 
 
+def _sound_records_of(page: bytes) -> list[Record] | None:
+    """Read the records of a page; None if one of them is not what it should be."""
+    try:
+        records = records_of(page)
+    except ValueError:
+        return None
+    return records if all(map(is_sound, records)) else None
+
+
 def _read_one_by_one(connection: sqlite3.Connection, after: int, most: int) -> list[Record]:
-    """Read a page that holds damaged text, so that it can be told where."""
-    statement = f"SELECT {COLUMNS_AS_JSON} FROM log WHERE position > ? ORDER BY position LIMIT 1"  # noqa: S608
+    """Read a page so that it can be told which record is damaged, or that none is.
+
+    That of a payload which says it is JSON, and is no text at all, may be as it was written.
+    """
+    statement = (
+        f"SELECT position, json_array({EXACT_COLUMNS_AS_JSON}) FROM log "  # noqa: S608
+        "WHERE position > ? ORDER BY position LIMIT 1"
+    )
     records: list[Record] = []
     for _ in range(most):
-        (row,) = connection.execute(statement, (after,)).fetchone() or (None,)
-        if row is None:
+        found = connection.execute(statement, (after,)).fetchone()
+        if found is None:
             break
-        try:
-            records += records_of(b"[%b]" % row)
-        except ValueError as error:
-            raise _damaged(after + 1) from error
-        after = records[-1].position
+        after, row = found
+        records += _sound_record_of(row, after)
     return records
 
 
-def _check_sound(records: Sequence[Record]) -> None:
-    for record in records:
-        if not is_sound(record):
-            raise _damaged(record.position)
+def _sound_record_of(row: bytes, position: int) -> list[Record]:
+    try:
+        found = records_of(row, is_exact=True)
+    except ValueError as error:
+        raise _damaged(position) from error
+    if not all(map(is_sound, found)):
+        raise _damaged(position)
+    return found
 
 
 def _check_gapless(records: Sequence[Record], before: int) -> None:

@@ -7,10 +7,12 @@ rows would take half a second instead of two milliseconds.
 
 __all__ = (
     "COLUMNS_AS_JSON",
+    "EXACT_COLUMNS_AS_JSON",
     "Record",
     "checksum_of",
     "is_sound",
     "message_of",
+    "packed",
     "record_of",
     "records_of",
     "sealed",
@@ -23,21 +25,29 @@ from zlib import crc32
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from eventbus.errors import InvalidEvent
+from eventbus.errors import InvalidEvent, InvalidOption, StoreError
 from eventbus.message import Message, Traits
 from eventbus.schedule import later_of
 from eventbus.schema import flaws_of
+from eventbus.transports.sqlite.packing import Compression, check_installed, pack, split, unpack
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
 SCHEMA_VERSION = 1
 
-COLUMNS_AS_JSON = (
-    "json_array(position, id, topic, time, key, traits, content_type, schema_version, "
-    f"CASE content_type WHEN '{JSON}' THEN CAST(payload AS TEXT) ELSE hex(payload) END, checksum)"
+_COLUMNS = (
+    "json_array(position, id, topic, time, key, traits, content_type, schema_version, %s, checksum)"
+)
+
+COLUMNS_AS_JSON = _COLUMNS % (
+    f"CASE content_type WHEN '{JSON}' THEN CAST(payload AS TEXT) ELSE hex(payload) END"
 )
 """A record as one JSON value; real numbers would not survive it, so that there are none."""
 
+EXACT_COLUMNS_AS_JSON = _COLUMNS % "hex(payload)"
+"""The same for what may not even be text, where it says that it is JSON."""
+
+_PLAIN = (JSON, BYTES)
 _TRAITS = ("correlation_id", "causation_id", "expires_at")
 
 
@@ -73,7 +83,7 @@ class Departed:
 
 
 class StoredMessage(Message):
-    """A message read from the log: its `event` is the payload as it is stored."""
+    """A message read from the log: its `event` is the payload as it was stored, but not packed."""
 
     __slots__ = ("content_type",)
 
@@ -81,9 +91,50 @@ class StoredMessage(Message):
 
     @property
     def payload(self) -> object:
-        """What was published: what JSON makes of it, or the bytes."""
+        """What was published: what JSON makes of it, or the bytes; these also if it is no JSON."""
+        try:
+            return self.decoded()
+        except InvalidEvent:
+            return self.event
+
+    def decoded(self) -> object:
+        """Give what was published.
+
+        Raises:
+            InvalidEvent: It is no JSON.
+        """
         data = cast("bytes", self.event)
-        return data if self.content_type == BYTES else from_json(data)
+        if self.content_type == BYTES:
+            return data
+        try:
+            return from_json(data, allow_inf_nan=False)
+        except ValueError as error:
+            raise _unreadable(self.position, f"it is no JSON: {error}") from error
+
+
+class UnreadableMessage(Message):
+    """A message read from the log whose payload cannot be: its `event` is the reason why."""
+
+    __slots__ = ("data",)
+
+    data: bytes
+
+    @property
+    def payload(self) -> object:
+        """What is stored."""
+        return self.data
+
+    def decoded(self) -> object:
+        """Refuse.
+
+        Raises:
+            InvalidEvent: It cannot be read.
+        """
+        raise cast("InvalidEvent", self.event)
+
+
+def _unreadable(position: int | None, flaw: str) -> InvalidEvent:
+    return InvalidEvent(f"the payload at position {position} cannot be read: {flaw}")
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -107,6 +158,15 @@ def record_of(message: Message) -> Record:
         text, key = _traits_text(traits, published), traits.key
     checksum = crc32(payload, _crc_of(id, topic, time, key, text, content_type, SCHEMA_VERSION))
     return Record(0, id, topic, time, key, text, content_type, SCHEMA_VERSION, payload, checksum)
+
+
+def packed(record: Record, compression: Compression) -> Record:
+    """Make a record's payload smaller, if that is worth it; to be done before it is sealed."""
+    made = pack(record.content_type, record.payload, compression)
+    if made is None or record.content_type not in _PLAIN:
+        return record
+    smaller = record._replace(content_type=made[0], payload=made[1])
+    return smaller._replace(checksum=checksum_of(smaller))
 
 
 def sealed(checksum: int, position: int) -> int:
@@ -146,19 +206,31 @@ def _encoded(message: Message) -> tuple[str, bytes]:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def records_of(page: bytes) -> list[Record]:
+def records_of(page: bytes, *, is_exact: bool = False) -> list[Record]:
     """Read the records of a page.
 
     Raises:
         ValueError: Damaged text among them.
+        StoreError: A payload was packed in a way that takes a library which is not installed.
     """
-    return [_record(fields) for fields in from_json(page)]
+    return [_record(fields, is_exact) for fields in from_json(page)]
 
 
-def _record(fields: list[Any]) -> Record:
+def _record(fields: list[Any], is_exact: bool) -> Record:
     payload = fields[8]
-    fields[8] = payload.encode() if fields[6] == JSON else bytes.fromhex(payload)
+    if fields[6] == JSON and not is_exact:
+        fields[8] = payload.encode()
+    else:
+        fields[8] = bytes.fromhex(payload)
+        _check_can_unpack(fields[6])
     return Record(*fields)
+
+
+def _check_can_unpack(content_type: str) -> None:
+    try:
+        check_installed(split(content_type)[1])
+    except InvalidOption as error:  # here it is not for good, and nobody's dead letter
+        raise StoreError(f"a record that is {content_type} cannot be read: {error}") from error
 
 
 def is_sound(record: Record) -> bool:
@@ -171,23 +243,61 @@ def checksum_of(record: Record) -> int:
     return crc32(record.payload, _crc_of(*record[1:8]))
 
 
-def message_of(record: Record) -> StoredMessage:
-    """Make the message that a record holds."""
+def message_of(record: Record) -> Message:
+    """Make the message that a record holds; if its payload cannot be read, one that says so."""
     traits = Traits()
     traits.id = record.id
     traits.key = record.key
     traits.position = record.position
     seconds = record.time / 1e6
-    if record.traits is not None:
-        said = from_json(record.traits)
+    message: StoredMessage | UnreadableMessage
+    try:
+        if record.traits is not None:
+            seconds = _note_said(traits, record.traits, seconds)
+        message = _message_of(record)
+    except InvalidEvent as flaw:
+        message = _unreadable_message(record, flaw)
+    message.head = (record.topic, None, traits)
+    message.seconds = seconds
+    return message
+
+
+def _note_said(traits: Traits, text: str, seconds: float) -> float:
+    """Note what is said of a message beside its payload; give when it was published."""
+    try:
+        said = from_json(text)
         if (published := said.pop("published", None)) is not None:
             traits.scheduled, seconds = Departed(seconds), published / 1e6
         traits.headers = MappingProxyType(said.pop("headers", {}))
         for name, value in said.items():
             setattr(traits, name, value)
+        return seconds
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidEvent(f"what is said beside it is none of ours: {error}") from error
+
+
+def _message_of(record: Record) -> StoredMessage:
+    if record.schema_version != SCHEMA_VERSION:
+        raise InvalidEvent(
+            f"it was written as version {record.schema_version}, and this eventbus knows version "
+            f"{SCHEMA_VERSION}"
+        )
     message = StoredMessage()
-    message.head = (record.topic, None, traits)
-    message.seconds = seconds
-    message.event = record.payload
-    message.content_type = record.content_type
+    message.content_type, message.event = record.content_type, record.payload
+    if message.content_type not in _PLAIN:
+        message.content_type, message.event = _unpacked(record)
     return message
+
+
+def _unreadable_message(record: Record, flaw: InvalidEvent) -> UnreadableMessage:
+    message = UnreadableMessage()
+    message.event = _unreadable(record.position, str(flaw))
+    message.data = record.payload
+    return message
+
+
+def _unpacked(record: Record) -> tuple[str, bytes]:
+    content_type, coding = split(record.content_type)
+    if content_type not in _PLAIN:
+        raise InvalidEvent(f"its content type {record.content_type!r} is not known")
+    return content_type, unpack(record.payload, coding)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote
 
 from eventbus.errors import InvalidOption
 from eventbus.publishing import did_you_mean
+from eventbus.transports.sqlite.packing import Compression, check_installed
 
 Durability: TypeAlias = Literal["full", "normal"]
 
@@ -22,12 +23,14 @@ class Settings:
 
     `durability="full"` syncs every commit before it is acknowledged. `"normal"` leaves that to
     checkpoints: it is faster, survives the death of a process, and may lose the last commits when
-    the machine loses its power. Records beyond `max_age` (seconds), `max_count` or `max_bytes` are
-    removed, oldest first.
+    the machine loses its power. Payloads above 1 kB are packed by `compression`; they are read
+    whatever a URL says. Records beyond `max_age` (seconds), `max_count` or `max_bytes` are removed,
+    oldest first.
     """
 
     path: Path
     durability: Durability = "full"
+    compression: Compression | None = None
     max_age: float | None = None
     max_count: int | None = None
     max_bytes: int | None = None
@@ -61,10 +64,18 @@ class Settings:
 
 
 def _durability(name: str, text: str) -> str:
-    if text not in get_args(Durability):
-        raise InvalidOption(
-            f"{name}={text!r}: give 'full' or 'normal'{did_you_mean(text, get_args(Durability))}"
-        )
+    return _choice(name, text, get_args(Durability))
+
+
+def _compression(name: str, text: str) -> str:
+    check_installed(_choice(name, text, get_args(Compression)))
+    return text
+
+
+def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        given = " or ".join(map(repr, choices))
+        raise InvalidOption(f"{name}={text!r}: give {given}{did_you_mean(text, choices)}")
     return text
 
 
@@ -90,6 +101,7 @@ def _amount(name: str, text: str, units: dict[str, int], example: str) -> int:
 
 _READERS = {
     "durability": _durability,
+    "compression": _compression,
     "max_age": _seconds,
     "max_count": _count,
     "max_bytes": _size,

@@ -27,7 +27,7 @@ from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.neighbours import Neighbours
 from eventbus.transports.sqlite.outbox import Outbox
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
-from eventbus.transports.sqlite.records import Record, record_of
+from eventbus.transports.sqlite.records import Record, packed, record_of
 from eventbus.transports.sqlite.retention import expire
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.survey import survey
@@ -162,13 +162,20 @@ class SqliteTransport:
         places: Sequence[tuple[int, bool]]
         within = within_of(messages)
         if within is not None:
-            places = await self._outbox.append(within.connection, records, given, self._expect)
+            places = await self._outbox.append(
+                within.connection, self._packed(records), given, self._expect
+            )
         else:
             self._outbox.refuse_to_wait()
             places = await self._writer.ask(self._storing(messages, records, given))
         for message, (position, is_duplicate) in zip(messages, places, strict=True):
             note_stored(message, position or None, is_duplicate=is_duplicate)
         return messages
+
+    def _packed(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Pack what goes past the writer, which packs all else in its thread."""
+        compression = self._settings.compression
+        return records if compression is None else [packed(one, compression) for one in records]
 
     def check_connection(self, connection: object) -> None:
         """Refuse a connection in whose transaction nothing can be published.
@@ -187,7 +194,7 @@ class SqliteTransport:
         is_later = [later_of(one) is not None for one in messages]
         if not any(is_later):
             return Append(records, given_ids, self._wake_all)
-        marked = tuple(zip(records, is_later, strict=True))
+        marked = tuple(zip(self._packed(records), is_later, strict=True))
         job: Change[Sequence[tuple[int, bool]]] = Change(
             lambda one: scheduled.accept(one, marked, given_ids, self.schedule_size),
             lambda: self._note_kept(marked, job.result or ()),
