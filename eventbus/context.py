@@ -14,12 +14,13 @@ from typing_extensions import Unpack
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock, seconds_of, uuid7_text
 from eventbus.contracts import Topic
-from eventbus.errors import AlreadySettled, InvalidOption, QueueFull
+from eventbus.errors import AlreadySettled, InvalidOption, QueueFull, UnsupportedByTransport
 from eventbus.message import Delivery, Entry, Message, Receipt
 from eventbus.publishing import PublishOptions
 from eventbus.schema import flaws_of
 from eventbus.settling import ACKED, Asked, Rejected, RetryAsked, Verdict
 from eventbus.topics import captures, is_reserved, matches
+from eventbus.transaction import Transaction
 
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
@@ -95,6 +96,10 @@ class Origin(Protocol):
     @property
     def logger(self) -> BusLogger:
         """Where the bus logs."""
+        ...
+
+    def require_transactions(self) -> None:
+        """Raise where SQL could not be run with the acknowledgement of a delivery."""
         ...
 
     def tell_failures(self, listener: Callable[[Entry], None]) -> None:
@@ -232,6 +237,32 @@ class Context(Generic[M_co]):
         message = self.origin.prepare(topic, event, options, self.message)
         messages.append(message)
         return message
+
+    @property
+    def transaction(self) -> Transaction:
+        """Record SQL, to be run in one commit with the acknowledgement of this delivery.
+
+        `context.transaction.execute(sql, parameters)` and `executemany` note what is run on the
+        file of the store when the handler has succeeded, together with what it has published by
+        this context: all of that is done, once, or nothing. An error of SQLite fails the attempt;
+        and where another process has taken the delivery over, nothing is run and that is logged.
+
+        Works in handlers that are not async too. With `ack="manual"` it takes `ack()`.
+
+        Raises:
+            UnsupportedByTransport: The subscription is not durable, in a file.
+            AlreadySettled: `ack="first"` has settled the delivery before.
+        """
+        asked = _asked(self)
+        if asked.transaction is None:
+            if self.failure is not None:
+                raise UnsupportedByTransport(
+                    "context.transaction: a dead letter is shown here, and not acknowledged; use "
+                    "a connection of your own"
+                )
+            self.origin.require_transactions()
+            asked.transaction = Transaction(self.subscription)
+        return asked.transaction
 
     async def ack(self) -> None:
         """Settle this delivery as done.

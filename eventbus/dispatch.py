@@ -38,7 +38,7 @@ from eventbus.context import Context, FailedDelivery, decide, verdict_on
 from eventbus.correlation import note_handling
 from eventbus.deadlocks import serve_here
 from eventbus.errors import HandlerTimeout, InvalidHandler
-from eventbus.message import Delivery, Entry, LaterDelivery, delivery_of
+from eventbus.message import Delivery, Entry, LaterDelivery, Within, delivery_of, join
 from eventbus.middleware.chain import CallNext, compose, layers_of
 from eventbus.queue import DeliveryQueue
 from eventbus.responding import answering, comes_too_late, is_answer, tell_caller
@@ -47,13 +47,15 @@ from eventbus.settling import (
     ACKED,
     Asked,
     Failing,
+    Overtaken,
     Postponed,
     Rejected,
     RetryAsked,
     Unsettled,
 )
 from eventbus.subscription import Member, Subscription, Worker
-from eventbus.transports.base import Ack, Dead, RetryLater
+from eventbus.transaction import Transaction
+from eventbus.transports.base import Ack, Commit, Dead, RetryLater
 from eventbus.wording import counted
 
 SLICE_SECONDS = 200e-6
@@ -236,6 +238,10 @@ async def settle(worker: Worker, entry: Entry, error: BaseException) -> None:
     subscription, delivery = worker.subscription, delivery_of(entry)
     if isinstance(error, Postponed):
         await _postpone(worker, entry, error)
+        return
+    if isinstance(error, Overtaken):
+        subscription.counts.failed += 1
+        _leave_lane(worker)
         return
     await checkpoint_if_cancelled()  # what fails because the bus stops was cancelled
     subscription.counts.failed += 1
@@ -549,11 +555,32 @@ def _acknowledging(subscription: Subscription, chain: CallNext) -> CallNext:
         else:
             await chain(context)
             if context.asked is not None:
-                await carry_out(subscription, context.asked)
-                context.asked = None
+                asked, context.asked = context.asked, None
+                if asked.transaction is not None and asked.transaction.recorded:
+                    await _commit(subscription, context, asked, asked.transaction)
+                    return
+                await carry_out(subscription, asked)
         await subscription.source.settle([(cast("Delivery", context.entry), _ACK)])
 
     return acknowledge
+
+
+async def _commit(
+    subscription: Subscription, context: Context[Any], asked: Asked, transaction: Transaction
+) -> None:
+    """Have all that a handler asked for done in one commit with its acknowledgement.
+
+    What it published goes the way of all messages; at the end of that it joins the transaction.
+    """
+    joined = Within(transaction)
+    for message in asked.messages:
+        join(message, joined)
+    try:
+        await carry_out(subscription, asked)
+    finally:
+        joined.connection = None
+    delivery = cast("Delivery", context.entry)
+    await subscription.source.settle([(delivery, Commit(transaction))])
 
 
 def _not_awaited(subscription: Subscription, result: object) -> InvalidHandler:

@@ -42,9 +42,11 @@ from eventbus.schema import Schema, flaws_to_log
 from eventbus.subscription import Subscription
 from eventbus.timers import Timer, Timers
 from eventbus.topics import TopicTree
+from eventbus.transaction import Transaction
 from eventbus.transports.base import (
     Ack,
     Capabilities,
+    Commit,
     Dead,
     JoinsTransactions,
     KeepsDeadLetters,
@@ -242,6 +244,8 @@ class Feed:
                 self._retry_later(delivery, outcome)
             elif isinstance(outcome, Dead):
                 self._exchange.bury(self.subscription, outcome)
+            elif isinstance(outcome, Commit):
+                self._exchange.note_committed(outcome.transaction.messages)
 
     async def fetch(self, most: int) -> Sequence[Delivery]:
         """Refuse: the feed itself fetches."""
@@ -404,16 +408,32 @@ class FedExchange:
         return messages
 
     async def _publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
-        is_joined = within_of(messages) is not None
+        within = within_of(messages)
+        if within is not None:
+            return await self._publish_within(within.connection, messages)
         receipts = await self.transport.publish(messages)
-        if is_joined:  # to be expected once that transaction commits, if it ever does
-            self._has_joined = True
-            return receipts
+        self._expect(receipts)
+        return receipts
+
+    async def _publish_within(
+        self, transaction: object, messages: Sequence[Message]
+    ) -> Sequence[Receipt]:
+        if isinstance(transaction, Transaction):  # committed with the delivery, and expected then
+            transaction.messages += messages
+            return messages
+        self._has_joined = True
+        return await self.transport.publish(messages)
+
+    def note_committed(self, messages: Sequence[Message]) -> None:
+        """Count as work what was committed with a delivery, now or when it is due."""
+        self._expect(messages)
+        self._look_at_schedule()
+
+    def _expect(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
             if receipt.position is not None and not receipt.duplicate:
                 for subscription in self._tree.match(receipt.topic):
                     self._feeds[subscription.name].expect(receipt.position)
-        return receipts
 
     def look(self) -> None:
         """Look into the store where publishers may have committed something by themselves."""

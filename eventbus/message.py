@@ -14,6 +14,8 @@ __all__ = (
     "Within",
     "converted",
     "delivery_of",
+    "given_ids_of",
+    "join",
     "note_matched",
     "note_stored",
     "reply_to_of",
@@ -321,6 +323,20 @@ def reply_to_of(message: Message) -> ReplyTo | None:
     """Tell where the reply to a message goes; None where nobody asks for one."""
     traits = message.head[2]
     return None if traits is None else traits.reply_to
+
+
+def given_ids_of(messages: Sequence[Message]) -> list[str]:
+    """Give the ids of those messages that have one already: only they can have been stored."""
+    return [one.id for one in messages if (traits := one.head[2]) and traits.id is not None]
+
+
+def join(message: Message, within: Within) -> None:
+    """Make a message that is not sent yet part of a transaction."""
+    traits = message.head[2]
+    if traits is None:
+        traits = Traits()
+        message.head = (*message.head[:2], traits)
+    traits.within = within
 
 
 def within_of(messages: Sequence[Message]) -> Within | None:

@@ -37,6 +37,7 @@ from eventbus.message import (
     Receipt,
     Traits,
     Within,
+    join,
     note_matched,
     within_of,
     write_message,
@@ -458,9 +459,7 @@ class Publishing:
         messages = [self._write(route.topic, event, {}) for event in events]
         for message in messages:
             route.check(message.payload)
-            traits = message.head[2] or Traits()
-            traits.within = within
-            message.head = (*message.head[:2], traits)
+            join(message, within)
         if self._layers or not messages:
             return await self._send_within(within, messages)
         receipts = await self._store(messages)

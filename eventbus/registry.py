@@ -104,7 +104,9 @@ class Registry:
             topics,
             model,
             # What is read by iteration is never acknowledged, and so cannot be durable.
-            replace(self._options(options, self._defaults.middleware), is_durable=False),
+            replace(
+                self._options(options, self._defaults.middleware), is_durable=False, transacts=False
+            ),
             is_group=False,
         )
 
@@ -242,6 +244,7 @@ class Registry:
         is_durable = told.get("durable", is_named and self._transport.capabilities.durable)
         return Options(
             is_durable=bool(is_durable),
+            transacts=bool(is_durable) and self._transport.capabilities.transactions,
             start=told.get("start", "new"),
             ack_wait=seconds_of("ack_wait", told.get("ack_wait", ACK_WAIT)),
             where=given.get("where"),

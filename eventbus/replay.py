@@ -15,7 +15,7 @@ from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.context import Context
 from eventbus.contracts import Topic
-from eventbus.errors import BusClosed, EventBusError, InvalidEvent
+from eventbus.errors import BusClosed, EventBusError, InvalidEvent, UnsupportedByTransport
 from eventbus.message import Entry, Message, converted
 from eventbus.publishing import PublishOptions
 from eventbus.schema import Schema, flaws_of
@@ -85,6 +85,17 @@ class _Source:
         self.patterns = patterns
         self.clock = clock
         self.logger = logger
+
+    def require_transactions(self) -> None:
+        """Refuse SQL that would run when a handler succeeds.
+
+        Raises:
+            UnsupportedByTransport: Always.
+        """
+        raise UnsupportedByTransport(
+            "context.transaction: what is replayed is not acknowledged; use a connection of your "
+            "own"
+        )
 
     def tell_failures(self, listener: Callable[[Entry], None]) -> None:
         """Tell of none: there are no attempts."""

@@ -12,6 +12,7 @@ __all__ = (
     "Acked",
     "Asked",
     "Failing",
+    "Overtaken",
     "Postponed",
     "Rejected",
     "RetryAsked",
@@ -23,6 +24,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Literal, TypeAlias
 
 from eventbus.message import Message
+from eventbus.transaction import Transaction
 
 Ack: TypeAlias = Literal["auto", "first", "manual"]
 """When a delivery is settled: after success, before the handler runs, or by what it says."""
@@ -96,12 +98,17 @@ class Postponed(Exception):
         self.lagged = lagged  # what its context knew of drops, for the one that comes next
 
 
+class Overtaken(Exception):
+    """The delivery is another process's by now, and nothing of what belongs to it was done."""
+
+
 class Asked:
     """What a handler asked for through its context, to be done when it has returned."""
 
-    __slots__ = ("if_done", "messages", "verdict")
+    __slots__ = ("if_done", "messages", "transaction", "verdict")
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.transaction: Transaction | None = None
         self.verdict: Verdict | None = None
         self.if_done: Callable[[], None] | None = None  # called last, unless the attempt has failed

@@ -18,7 +18,7 @@ from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.contracts import Topic
 from eventbus.deadlocks import Awaited
-from eventbus.errors import InvalidOption
+from eventbus.errors import AlreadySettled, InvalidOption, UnsupportedByTransport
 from eventbus.handlers import HandlerShape
 from eventbus.message import (
     Delivery,
@@ -82,6 +82,7 @@ class Options:
     queue_size: int
     overflow: Overflow
     is_durable: bool = False
+    transacts: bool = False  # its transport runs SQL of its handlers with their acknowledgements
     start: Start = "new"
     ack_wait: float = 30.0
     skips_invalid: bool
@@ -424,6 +425,24 @@ class Subscription:
     def logger(self) -> BusLogger:
         """Where the bus logs."""
         return self.host.logger
+
+    def require_transactions(self) -> None:
+        """Raise where SQL could not be run with the acknowledgement of a delivery.
+
+        Raises:
+            UnsupportedByTransport: Its deliveries are not acknowledged in a file.
+            AlreadySettled: They are, before the handler runs.
+        """
+        if not self.options.transacts:
+            raise UnsupportedByTransport(
+                f"context.transaction in {self.name!r}: its deliveries are not acknowledged in a "
+                "file; take EventBus('sqlite:///events.db'), say, and give the subscription a name="
+            )
+        if self.options.ack == "first":
+            raise AlreadySettled(
+                f"context.transaction in {self.name!r}: ack='first' has settled the delivery "
+                "before; take ack='auto' or 'manual'"
+            )
 
     def tell_failures(self, listener: Callable[[Entry], None]) -> None:
         """Tell a listener of every attempt that fails from now on."""

@@ -18,7 +18,8 @@ LAYERS = {
     "  transports.dead_letters  transports.exchange  transports.sqlite  transports.sqlite.*",
     2: "context  probe  transports.base  transports.figures  middleware  middleware.*",
     1: "deadlocks  inbox  correlation  message  publishing  settling  answers  replies  contracts"
-    "  schema  codec  fitting  queue  retry  schedule  timers  threads  handlers  entry_points",
+    "  schema  codec  transaction  fitting  queue  retry  schedule  timers  threads  handlers"
+    "  entry_points",
     0: "errors  wording  bus_logger  clock  topics  cache  forks  _loop",
 }
 

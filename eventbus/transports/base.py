@@ -15,6 +15,7 @@ the bus uses it:
 __all__ = (
     "Ack",
     "Capabilities",
+    "Commit",
     "Dead",
     "JoinsTransactions",
     "KeepsDeadLetters",
@@ -43,6 +44,7 @@ from typing import Literal, Protocol, Self, TypeAlias, TypeVar, runtime_checkabl
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.message import Delivery, Message, Receipt
+from eventbus.transaction import Transaction
 
 Spec_contra = TypeVar("Spec_contra", bound="SourceSpec", contravariant=True)
 
@@ -73,6 +75,8 @@ class Capabilities:
     """Gives each message to one member of a group, wherever its members are."""
     dead_letters: bool = False
     """Keeps dead letters."""
+    transactions: bool = False
+    """Runs SQL of handlers in the commit that acknowledges their deliveries."""
     cross_process: bool = False
     """Reaches subscriptions of other processes."""
     backends: frozenset[str] = frozenset({"asyncio", "trio"})
@@ -84,6 +88,17 @@ class Ack:
     """The delivery is done; an urgent one is safe when `settle` returns."""
 
     is_urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The delivery is done together with what its handler recorded and published.
+
+    All of that is safe when `settle` returns. Where it raises, nothing of it was done: `Overtaken`
+    if the delivery is another's by now, else the delivery is still to be settled.
+    """
+
+    transaction: Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,7 @@ class Released:
     """The delivery was never begun, or was interrupted by the bus: as if it had not been taken."""
 
 
-Outcome: TypeAlias = Ack | RetryLater | Dead | Released
+Outcome: TypeAlias = Ack | Commit | RetryLater | Dead | Released
 
 
 class SourceSpec(Protocol):

@@ -20,6 +20,8 @@ from eventbus.clock import stopwatch
 from eventbus.errors import EventBusError, StoreError
 from eventbus.transports.sqlite.desk import Job
 from eventbus.transports.sqlite.edge import full_disk, is_full_disk, translated
+from eventbus.transports.sqlite.effects import Undone
+from eventbus.transports.sqlite.guard import GuardedConnection
 from eventbus.transports.sqlite.log import append, first_and_last
 from eventbus.transports.sqlite.mark import Mark
 from eventbus.transports.sqlite.packing import Compression
@@ -58,7 +60,7 @@ class Append(Job[Sequence[tuple[int, bool]]]):
 class Change(Job[R], Generic[R]):
     """A change of something else, done by a function that refuses before it changes anything.
 
-    It says so if that may append records.
+    It says so if that may append records. It may be done again, where what it did was undone.
     """
 
     __slots__ = ("appends", "work")
@@ -115,8 +117,16 @@ class Writer:
 
     def _attempt(self, jobs: Sequence[Job[object]]) -> Exception | None:
         """Do jobs, which may have been tried before; give what was raised."""
-        if not jobs:
-            return None
+        try:
+            while jobs:
+                jobs = self._attempt_once(jobs)
+        except Exception as error:  # noqa: BLE001 - raised by who waits for each of the jobs
+            self._disconnect()
+            return error
+        return None
+
+    def _attempt_once(self, jobs: Sequence[Job[object]]) -> Sequence[Job[object]]:
+        """Do jobs; give those to be done once more, without the one whose SQL undid them all."""
         for job in jobs:
             job.error = None
         try:
@@ -124,10 +134,9 @@ class Writer:
                 _pack(jobs, self._settings.compression)  # before others have to wait for the lock
             with translated(self._path):
                 self._commit(self._connected(), jobs)
-        except Exception as error:  # noqa: BLE001 - raised by who waits for each of the jobs
-            self._disconnect()
-            return error
-        return None
+        except Undone as undone:
+            return [job for job in jobs if job is not undone.job]
+        return ()
 
     def _attempt_in_reserve(self, jobs: Sequence[Job[object]]) -> Exception | None:
         """Do jobs, now that the disk is full, in the room that was held for them."""
@@ -155,7 +164,8 @@ class Writer:
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             set_up(self._path, self._settings.durability)
-            self._connection = open_store(self._path, self._settings.durability)
+            durability = self._settings.durability
+            self._connection = open_store(self._path, durability, GuardedConnection)
             self._connection.execute("PRAGMA busy_timeout=0")
         if self._mark is None:
             self._mark = self._checked_mark(self._connection)
@@ -205,6 +215,9 @@ class Writer:
                 job.result = job.work(connection)
             except EventBusError as error:  # its own, and no reason to refuse the others
                 job.error = error
+            except Undone as undone:
+                job.result, undone.job = undone.cause, job
+                raise
             if job.appends:
                 last = first_and_last(connection)[1]
         return last

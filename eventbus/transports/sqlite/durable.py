@@ -12,15 +12,18 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Self
+from typing import Self, TypeVar
 
 from anyio import CancelScope
 
 from eventbus.clock import Clock
 from eventbus.errors import StoreError
-from eventbus.message import Delivery, LaterDelivery
+from eventbus.message import Delivery, LaterDelivery, Message, note_stored
+from eventbus.settling import Overtaken
+from eventbus.transaction import Transaction
 from eventbus.transports.base import (
     Ack,
+    Commit,
     Dead,
     Outcome,
     Released,
@@ -31,12 +34,15 @@ from eventbus.transports.base import (
 from eventbus.transports.sqlite import cursors
 from eventbus.transports.sqlite.clerks import Change, Look
 from eventbus.transports.sqlite.desk import Desk
+from eventbus.transports.sqlite.effects import Effects, Places, Storing, carry_out
 from eventbus.transports.sqlite.letters import bury, read_records, unsend
 from eventbus.transports.sqlite.log import first_and_last
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import Record, message_of
 from eventbus.transports.sqlite.scan import Scan, wants
 from eventbus.transports.sqlite.settlements import Ending, Settlements
+
+R = TypeVar("R")
 
 logger = logging.getLogger("eventbus")
 
@@ -48,9 +54,16 @@ class DurableSource:
     """Where one such subscription is, and what this bus has of it."""
 
     def __init__(
-        self, spec: SourceSpec, session: int, writer: Desk, reader: Desk, clock: Clock
+        self,
+        spec: SourceSpec,
+        session: int,
+        writer: Desk,
+        reader: Desk,
+        clock: Clock,
+        storing: Callable[[Sequence[Message]], Storing],
     ) -> None:
         self.spec = spec
+        self._storing = storing
         self.number = 0
         self._session = session
         self._writer = writer
@@ -252,6 +265,9 @@ class DurableSource:
         """Note how deliveries ended; wait until it is written, but for ordinary successes."""
         must_wait = False
         for delivery, outcome in outcomes:
+            if isinstance(outcome, Commit):
+                await self._commit(delivery, outcome.transaction)
+                continue
             self._note(delivery, outcome)
             must_wait = must_wait or outcome != Ack()
         if must_wait:
@@ -266,6 +282,38 @@ class DurableSource:
             del self._held[position]
             self._is_calm.beat()
         self._settlements.add((position, delivery.attempt, outcome))
+
+    async def _commit(self, delivery: Delivery, transaction: Transaction) -> None:
+        """Write an ending with all that belongs to it, and wait until that is done.
+
+        Cancelled or not: its handler has succeeded.
+        """
+        position = delivery.token
+        assert isinstance(position, int)  # noqa: S101 - as it was handed out
+        messages = transaction.messages
+        storing = self._storing(messages) if messages else None
+        effects = Effects(self.number, self._session, position, transaction.statements, storing)
+        places = await _to_its_end(self._writer.ask(self._committing(effects)))
+        if isinstance(places, Exception) and not isinstance(places, Overtaken):
+            raise places
+        if self._held.pop(position, None) is not None:
+            self._is_calm.beat()
+        if isinstance(places, Exception):
+            self._tell_of_lost(1)
+            raise places
+        for message, (place, is_duplicate) in zip(messages, places, strict=True):
+            note_stored(message, place or None, is_duplicate=is_duplicate)
+
+    def _committing(self, effects: Effects) -> Change[Places | Exception]:
+        """Make the job that does it; in the loop, who else has to know is told in its order."""
+
+        def tell() -> None:
+            if effects.storing is not None and isinstance(job.result, Sequence):
+                effects.storing.then(job.result)
+
+        work = partial(carry_out, effects=effects)
+        job = Change(work, tell, appends=effects.storing is not None)
+        return job
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Do nothing: the session gives its sign of life for all it has."""
@@ -289,20 +337,23 @@ class DurableSource:
         if sent := [position for position in outcomes.done if position < 0]:
             unsend(connection, sent)
         if lost:
-            logger.warning(
-                "%s: %d deliveries were settled too late, another process has taken them over, or "
-                "forgotten the subscription: did this one not answer for longer than ack_wait=%s?",
-                self.spec.name,
-                lost,
-                self.spec.ack_wait,
-            )
+            self._tell_of_lost(lost)
+
+    def _tell_of_lost(self, deliveries: int) -> None:
+        logger.warning(
+            "%s: %d deliveries were settled too late, another process has taken them over, or "
+            "forgotten the subscription: did this one not answer for longer than ack_wait=%s?",
+            self.spec.name,
+            deliveries,
+            self.spec.ack_wait,
+        )
 
     def _micros(self) -> int:
         return round(self._clock.now() * 1e6)
 
 
-async def _to_its_end(taking: Awaitable[Sequence[Delivery]]) -> Sequence[Delivery]:
-    """Let it end, cancelled or not: what is ours by the store has to be handed out."""
+async def _to_its_end(taking: Awaitable[R]) -> R:
+    """Let it end, cancelled or not: what is so by the store has to be known here."""
     with CancelScope(shield=True):
         return await taking
     raise AssertionError("unreachable")

@@ -17,10 +17,11 @@ Where a record is missing and no gap says so, it was lost.
 `number`, and `schedule` counts them. Their checksums do not cover a position yet.
 """
 
-__all__ = ("APPLICATION_ID", "RECORD", "VERSION", "insist", "open_store", "set_up")
+__all__ = ("APPLICATION_ID", "OWN_TABLES", "RECORD", "VERSION", "insist", "open_store", "set_up")
 
 import logging
 import os
+import re
 import sqlite3
 from pathlib import Path
 from threading import Event
@@ -126,6 +127,9 @@ CREATE TABLE dead_letter (
 CREATE INDEX dead_letter_of ON dead_letter (subscription, number);
 """
 
+OWN_TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _TABLES))
+"""What the tables of a store are called; all others in the file are somebody else's."""
+
 _STEPS = {
     1: """
 CREATE TABLE gap (
@@ -153,7 +157,9 @@ INSERT INTO schedule VALUES (0);
 """By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""
 
 
-def open_store(path: Path, durability: Durability) -> sqlite3.Connection:
+def open_store(
+    path: Path, durability: Durability, kind: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
     """Open a connection for the thread that calls this; it does not create the file.
 
     Transactions are begun by hand. Text comes back as bytes, so that damaged text can be read.
@@ -163,6 +169,7 @@ def open_store(path: Path, durability: Durability) -> sqlite3.Connection:
         uri=True,
         timeout=LOCK_SECONDS,
         isolation_level=None,
+        factory=kind,
     )
     connection.text_factory = bytes
     try:

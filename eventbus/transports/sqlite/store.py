@@ -14,7 +14,7 @@ from eventbus._loop import Bell
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.errors import StoreCorrupt, StoreError
-from eventbus.message import Message, Receipt, note_stored, within_of
+from eventbus.message import Message, Receipt, given_ids_of, note_stored, within_of
 from eventbus.schedule import SCHEDULE_SIZE, later_of
 from eventbus.transports.base import Capabilities, Place, SourceSpec
 from eventbus.transports.figures import StoreFigures
@@ -23,7 +23,9 @@ from eventbus.transports.sqlite.clerks import Append, Change, Look, Reader, Writ
 from eventbus.transports.sqlite.departures import Departures
 from eventbus.transports.sqlite.desk import Desk, Job
 from eventbus.transports.sqlite.durable import DurableSource
+from eventbus.transports.sqlite.effects import Places, Storing
 from eventbus.transports.sqlite.live import LiveSource
+from eventbus.transports.sqlite.log import append
 from eventbus.transports.sqlite.neighbours import Neighbours
 from eventbus.transports.sqlite.outbox import Outbox
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
@@ -56,6 +58,7 @@ class SqliteTransport:
         delay=True,
         groups=True,
         dead_letters=True,
+        transactions=True,
         cross_process=True,
     )
 
@@ -157,9 +160,9 @@ class SqliteTransport:
             StoreError: The store failed; they may be stored.
             DeadlockError: This task has a transaction open in which it published before.
         """
-        given = [one.id for one in messages if (traits := one.head[2]) and traits.id is not None]
+        given = given_ids_of(messages)
         records = [record_of(one) for one in messages]
-        places: Sequence[tuple[int, bool]]
+        places: Places
         within = within_of(messages)
         if within is not None:
             places = await self._outbox.append(
@@ -189,22 +192,38 @@ class SqliteTransport:
 
     def _storing(
         self, messages: Sequence[Message], records: Sequence[Record], given_ids: Sequence[str]
-    ) -> Job[Sequence[tuple[int, bool]]]:
+    ) -> Job[Places]:
         """Make the job that keeps what is for later, and appends the rest."""
-        is_later = [later_of(one) is not None for one in messages]
-        if not any(is_later):
+        if not any(map(later_of, messages)):
             return Append(records, given_ids, self._wake_all)
-        marked = tuple(zip(self._packed(records), is_later, strict=True))
-        job: Change[Sequence[tuple[int, bool]]] = Change(
-            lambda one: scheduled.accept(one, marked, given_ids, self.schedule_size),
-            lambda: self._note_kept(marked, job.result or ()),
-            appends=True,
+        storing = self._storing_later(messages, records, given_ids)
+        job: Change[Places] = Change(
+            storing.write, lambda: storing.then(job.result or ()), appends=True
         )
         return job
 
-    def _note_kept(
-        self, marked: Sequence[tuple[Record, bool]], places: Sequence[tuple[int, bool]]
-    ) -> None:
+    def _storing_later(
+        self, messages: Sequence[Message], records: Sequence[Record], given_ids: Sequence[str]
+    ) -> Storing:
+        marked = [
+            (record, later_of(one) is not None)
+            for record, one in zip(self._packed(records), messages, strict=True)
+        ]
+        return Storing(
+            lambda one: scheduled.accept(one, marked, given_ids, self.schedule_size),
+            partial(self._note_kept, marked),
+        )
+
+    def _storing_beside(self, messages: Sequence[Message]) -> Storing:
+        """Tell how messages are stored in one commit with something else."""
+        given_ids = given_ids_of(messages)
+        records = [record_of(one) for one in messages]
+        if any(map(later_of, messages)):
+            return self._storing_later(messages, records, given_ids)
+        batch = self._packed(records)
+        return Storing(lambda one: append(one, [batch], given_ids)[0], lambda _: self._wake_all())
+
+    def _note_kept(self, marked: Sequence[tuple[Record, bool]], places: Places) -> None:
         for (record, is_later), (_, is_duplicate) in zip(marked, places, strict=False):
             if is_later and not is_duplicate:
                 self._departures.expect(record.time, is_own=True)
@@ -255,7 +274,9 @@ class SqliteTransport:
         """Give a subscription its source."""
         source: Source
         if spec.is_durable:
-            source = DurableSource(spec, self._session, self._writer, self._reader, self.clock)
+            source = DurableSource(
+                spec, self._session, self._writer, self._reader, self.clock, self._storing_beside
+            )
         else:
             source = LiveSource(spec, self._writer, self._reader)
         self._sources.add(source)
