@@ -433,7 +433,9 @@ class Publishing:
         traits = traits_of(options, now)
         if (cause := self._cause()) is not None:
             traits = caused_by(cause, traits)
-        return write_message((self._name_of(topic), None, traits), now, event)
+        route = self._recent_route(topic)
+        name = self._name_of(topic) if route is None else route.topic
+        return write_message((name, None, traits), now, event)
 
     def _check_joinable(self, within: Within) -> None:
         joiner = self._transport.joiner

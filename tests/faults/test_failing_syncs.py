@@ -138,7 +138,7 @@ async def test_nothing_is_lost_when_a_commit_fails(
         acknowledged, handled, starts = await live_on(store, edge)
 
         assert starts == (fails_at <= COMMITS_OF_START), fails_at
-        assert edge.commits > fails_at
+        assert edge.commits >= fails_at
         assert sorted(ids_of(store)) == sorted(acknowledged), fails_at
         assert handled.keys() == acknowledged, fails_at
         assert (edge.used_again, unsettled(store)) == (0, 0), fails_at

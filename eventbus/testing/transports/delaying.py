@@ -2,6 +2,7 @@
 
 __all__ = ("Delaying",)
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -20,37 +21,50 @@ class Delaying(Sizes):
     @needs("delay")
     async def test_what_is_for_later_goes_out_then(self, store: Store) -> None:
         """Whole, once, and behind what is published meanwhile; its time is that of the publish."""
-        bus = store.bus()
-        listener = store.listen(bus, "jobs.new")
-        async with bus:
-            due = datetime.now(UTC) + timedelta(seconds=SOON)
-            later = await bus.publish(
-                "jobs.new", {"n": 1}, id="later", key="k", headers={"a": "b"}, at=due
-            )
-            await bus.publish("jobs.new", {"n": 2})
-            await listener.have(2)
-            now = datetime.now(UTC)
-            await store.join(bus)
 
-        arrived = listener.heard[1].message
-        assert listener.events == [{"n": 2}, {"n": 1}]
-        assert (arrived.id, arrived.key, dict(arrived.headers)) == ("later", "k", {"a": "b"})
-        assert later.matched is None
-        assert arrived.time < due <= now
+        async def is_in_time(soon: float) -> bool:
+            bus = store.bus()
+            listener = store.listen(bus, "jobs.new")
+            due = datetime.now(UTC) + timedelta(seconds=soon)
+            async with bus:
+                later = await bus.publish(
+                    "jobs.new", {"n": 1}, id=f"in {soon}", key="k", headers={"a": "b"}, at=due
+                )
+                await bus.publish("jobs.new", {"n": 2})
+                if datetime.now(UTC) > due:
+                    return False
+                await listener.have(2)
+                now = datetime.now(UTC)
+                await store.join(bus)
+
+            arrived = listener.heard[1].message
+            assert listener.events == [{"n": 2}, {"n": 1}]
+            assert (arrived.id, arrived.key, dict(arrived.headers)) == (later.id, "k", {"a": "b"})
+            assert later.matched is None
+            assert arrived.time < due <= now
+            return True
+
+        await _until(is_in_time)
 
     @needs("delay")
     async def test_they_go_out_in_the_order_they_are_due(self, store: Store) -> None:
         """Whatever order they were published in; those of one moment in that order."""
-        bus = store.bus()
-        listener = store.listen(bus, "jobs.new")
-        moment = datetime.now(UTC) + timedelta(seconds=SOON)
-        async with bus:
-            for n, steps in enumerate([3, 1, 2, 1]):
-                at = moment + timedelta(seconds=steps * SOON / 2)
-                await bus.publish(JOBS, n, at=at)
-            await listener.have(4)
 
-        assert listener.events == [1, 3, 2, 0]
+        async def is_in_time(soon: float) -> bool:
+            bus = store.bus()
+            listener = store.listen(bus, "jobs.new")
+            moment = datetime.now(UTC)
+            async with bus:
+                for n, steps in enumerate([3, 1, 2, 1]):
+                    await bus.publish(JOBS, n, at=moment + timedelta(seconds=steps * soon))
+                if datetime.now(UTC) > moment + timedelta(seconds=soon):
+                    return False
+                await listener.have(4)
+
+            assert listener.events == [1, 3, 2, 0]
+            return True
+
+        await _until(is_in_time)
 
     @needs("delay")
     async def test_what_is_cancelled_does_not_go_out(self, store: Store) -> None:
@@ -116,3 +130,11 @@ class Delaying(Sizes):
 
         assert sorted(named.events, key=str) == sorted(range(self.messages), key=str)
         assert named.ids == live.ids
+
+
+async def _until(is_in_time: Callable[[float], Awaitable[bool]]) -> None:
+    """Try with longer and longer spans: a busy machine may need one to publish what is then due."""
+    for soon in (SOON, 10 * SOON, 100 * SOON):
+        if await is_in_time(soon):
+            return
+    raise AssertionError(f"within {100 * SOON:g} s not even four messages could be published")

@@ -96,6 +96,7 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._mark: Mark | None = None
         self._reserve = Reserve(settings.path)
+        self._acknowledged = 0
         self._naps = 0
         self._commits = 0
         self._has_alarmed = False
@@ -143,6 +144,14 @@ class Writer:
         with suppress(StoreError, sqlite3.Error):  # then there may be room nevertheless
             self._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return self._attempt(jobs)
+
+    def follow_up(self) -> None:
+        """Note how far the log has come, and look how large SQLite's own has become."""
+        if self._acknowledged and self._mark is not None:
+            with suppress(OSError):  # a mark that lags is one
+                self._mark.write(self._acknowledged)
+        self._acknowledged = 0
+        self._watch_wal()
 
     def idle(self) -> float | None:
         """Move the log of SQLite into the file, once nothing has happened for a while."""
@@ -197,9 +206,7 @@ class Writer:
                 appended = self._change(connection, [job for job in run if isinstance(job, Change)])
             last = max(last, appended)
         connection.execute("COMMIT")
-        if last and self._mark is not None:
-            self._mark.write(last)
-        self._watch_wal()
+        self._acknowledged = last
 
     def _append(self, connection: sqlite3.Connection, jobs: Sequence[Append]) -> int:
         given = [id for job in jobs for id in job.given_ids]
@@ -268,6 +275,9 @@ class Reader:
                 job.error = error
                 if not isinstance(error, EventBusError) or isinstance(error, StoreError):
                     self.close()
+
+    def follow_up(self) -> None:
+        """Do nothing: all that there is has been told."""
 
     def idle(self) -> float | None:
         """Look whether anything has been written since."""
