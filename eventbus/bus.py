@@ -274,6 +274,9 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
         when the block ends normally; by an exception, what is in hand is abandoned. When the bus
         drains, iteration ends with what is queued; neither `join` nor `drain` waits for it.
 
+        With a `name`, on a transport that keeps messages, it is durable: the next block of that
+        name, in whatever process, goes on with the first event that is not done.
+
         Example:
             >>> async with bus.subscribe(ORDER_CREATED) as events:
             ...     async for event in events: ...
@@ -633,10 +636,14 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
         self.forget_routes()
         desk: Desk[Any] = Desk(subscription)
         try:
+            if isinstance(self._exchange, FedExchange):
+                await self._exchange.start(subscription)
             yield Events(desk)
             await desk.settle()
         finally:
-            desk.release()
+            in_hand = desk.release()
+            if isinstance(self._exchange, FedExchange):
+                await self._exchange.let_go(subscription, in_hand)
             self._registry.close(subscription)
             self._registry.forget(subscription)
             self.forget_routes()

@@ -2,11 +2,12 @@
 
 What a loop was given last is settled when it asks for the next, or when the block ends normally:
 then what was published through its context is sent, and a verdict counts. Without one it is done.
+Where it is durable, all that is not settled goes back to the transport when the block ends.
 """
 
 __all__ = ("Desk", "Events")
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Generic, TypeVar
 from weakref import ReferenceType, ref
 
@@ -16,6 +17,7 @@ from eventbus.context import Context
 from eventbus.dispatch import carry_out, delay_of_next, give_up, retry_later
 from eventbus.message import Entry, delivery_of
 from eventbus.subscription import Subscription
+from eventbus.transports.base import Ack
 
 M_co = TypeVar("M_co", covariant=True)
 
@@ -49,6 +51,7 @@ class _Place(Generic[M_co]):
             entry = queue.take_nowait()
             if self._subscription.has_expired(entry):
                 self._subscription.counts.expired += 1
+                await self._acknowledge(entry)
                 continue
             self._subscription.counts.started += 1
             if await self._is_wanted(entry):
@@ -62,18 +65,25 @@ class _Place(Generic[M_co]):
         try:
             if asked is not None:
                 await carry_out(self._subscription, asked)
+            await self._acknowledge(entry)
         except Exception as error:  # noqa: BLE001 - a verdict, or what was published cannot be sent
             self._lay_down()
             await self._fail(entry, error)
         else:
             self._lay_down()
 
-    def release(self) -> None:
-        """Count what is in hand as given to nobody: the bus ended, or the block did by an error."""
-        if self._in_hand is not None:
-            self._lay_down()
-            self._subscription.counts.cancelled += 1
-            self._subscription.counts.abandoned += 1
+    def release(self) -> Sequence[Entry]:
+        """Lay down what is in hand, as given to nobody: the bus ended, or the block by an error.
+
+        Gives it, and counts it as abandoned unless the transport has it still.
+        """
+        if self._in_hand is None:
+            return ()
+        entry = self._in_hand.entry
+        self._lay_down()
+        self._subscription.counts.cancelled += 1
+        self._subscription.counts.abandoned += not self._subscription.is_durable
+        return (entry,)
 
     def _give(self, entry: Entry, lagged: int) -> Context[M_co]:
         context: Context[M_co] = Context()
@@ -100,7 +110,12 @@ class _Place(Generic[M_co]):
             await give_up(self._subscription, delivery_of(entry), error)
             return False
         self._subscription.counts.skipped += 1
+        await self._acknowledge(entry)
         return False
+
+    async def _acknowledge(self, entry: Entry) -> None:
+        if self._subscription.is_durable:
+            await self._subscription.source.settle([(delivery_of(entry), Ack())])
 
     async def _fail(self, entry: Entry, error: Exception) -> None:
         subscription, delivery = self._subscription, delivery_of(entry)
@@ -133,10 +148,9 @@ class Desk(Generic[M_co]):
         for place in self._places:
             await place.settle()
 
-    def release(self) -> None:
-        """Settle nothing more."""
-        for place in self._places:
-            place.release()
+    def release(self) -> Sequence[Entry]:
+        """Settle nothing more; give what is in hand anywhere."""
+        return [entry for place in self._places for entry in place.release()]
 
 
 def _is_gone(place: _Place[M_co]) -> bool:

@@ -20,6 +20,7 @@ from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.dispatch import give_up
 from eventbus.errors import (
+    BusClosed,
     EventBusError,
     InvalidEvent,
     PositionGone,
@@ -30,6 +31,7 @@ from eventbus.errors import (
 )
 from eventbus.message import (
     Delivery,
+    Entry,
     LaterDelivery,
     Message,
     Receipt,
@@ -79,7 +81,7 @@ class Feed:
         self._stirs = 0
         self._is_busy = False
         self._is_closed = False
-        self._waiting: dict[Timer, RetryLater] = {}
+        self._waiting: dict[Timer, tuple[Delivery, RetryLater]] = {}
 
     # --- its task ---------------------------------------------------------------------------
 
@@ -126,11 +128,13 @@ class Feed:
 
     @property
     def _is_waited_for(self) -> bool:
-        """Whether who joins the bus waits for it: not for iterators, which are never durable.
+        """Whether who joins the bus waits for it: not for iterators.
 
         It is asked before a handler has joined its subscription, and again when the task begins.
         """
-        return self.subscription.is_durable or bool(self.subscription.members)
+        subscription = self.subscription
+        is_served = subscription.is_durable and not subscription.options.is_iterated
+        return is_served or bool(subscription.members)
 
     def stir(self) -> None:
         """Count as busy until it has turned out that there is nothing to fetch."""
@@ -237,9 +241,10 @@ class Feed:
 
     async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
         """Tell the source how deliveries ended, and do what is to be done here."""
+        kept = [one for one in outcomes if one[0].failure is None]
+        if self._source is not None and kept:
+            await self._source.settle(kept)
         for delivery, outcome in outcomes:
-            if self._source is not None and delivery.failure is None:
-                await self._source.settle([(delivery, outcome)])
             if isinstance(outcome, RetryLater):
                 self._retry_later(delivery, outcome)
             elif isinstance(outcome, Dead):
@@ -286,7 +291,7 @@ class Feed:
             retry.then()
 
         timer = self._exchange.timers.call_later(retry.delay, come_back, drop=stay_away)
-        self._waiting[timer] = retry
+        self._waiting[timer] = again, retry
 
     def _leave_to_the_store(self, retry: RetryLater) -> None:
         if self.subscription.queue is not None:
@@ -296,11 +301,20 @@ class Feed:
     def give_back(self) -> None:
         """Fetch nothing more, and leave to the store what has not been begun."""
         self.close()
-        for timer, retry in tuple(self._waiting.items()):
+        for timer, (_, retry) in tuple(self._waiting.items()):
             self._exchange.timers.forget(timer)
             self._leave_to_the_store(retry)
         self._waiting.clear()
         self.subscription.give_back()
+
+    async def let_go(self, in_hand: Sequence[Entry]) -> None:
+        """Fetch nothing more, and have the store give all that is not settled to who comes next."""
+        queue = self.subscription.queue
+        unsettled = [*in_hand, *(() if queue is None else queue.items)]
+        unsettled += [again for again, _ in self._waiting.values()]
+        self.give_back()
+        with CancelScope(shield=True):
+            await self.settle([(delivery_of(one), Released()) for one in unsettled])
 
 
 class FedExchange:
@@ -464,8 +478,27 @@ class FedExchange:
         feed = self._feeds[subscription.name] = Feed(self, subscription)
         if self._is_open:
             feed.begin()
-            subscription.host.runtime.start_soon(feed.run)
+            if not _is_kept_for_loops(subscription):  # else by `start`, which is waited for
+                subscription.host.runtime.start_soon(feed.run)
         return feed
+
+    async def start(self, subscription: Subscription) -> None:
+        """Wait until a subscription that loops read is there, if it is durable.
+
+        Raises:
+            InvalidOption: The store knows its name as that of other patterns.
+            PositionGone: It is to start where nothing is kept any more.
+            BusClosed: The bus was stopped meanwhile.
+        """
+        if not _is_kept_for_loops(subscription):
+            return
+        feed = self._feeds[subscription.name]
+        try:
+            await subscription.host.runtime.start_task(feed.run)
+        except RuntimeError:  # of the task group: it was cancelled before the task had begun
+            raise BusClosed(
+                f"the bus closed before {subscription.name!r} was there: subscribe while it runs"
+            ) from None
 
     def close(self, subscription: Subscription) -> None:
         """Feed a subscription no more; what is in its queue stays; idempotent."""
@@ -474,6 +507,12 @@ class FedExchange:
             for pattern in subscription.patterns:
                 self._tree.remove(pattern, subscription)
             feed.close()
+
+    async def let_go(self, subscription: Subscription, in_hand: Sequence[Entry]) -> None:
+        """Give back what a subscription has that is durable, and ends here."""
+        feed = self._feeds.get(subscription.name)
+        if feed is not None and subscription.is_durable:
+            await feed.let_go(in_hand)
 
     def set_deadline(self, deadline: float) -> None:
         """Give back what is durable and not begun; what is not durable is finished until then."""
@@ -537,6 +576,10 @@ class FedExchange:
         if isinstance(keeper, KeepsDeadLetters):
             return keeper
         raise UnsupportedByTransport("this transport keeps no dead letters")
+
+
+def _is_kept_for_loops(subscription: Subscription) -> bool:
+    return subscription.is_durable and subscription.options.is_iterated
 
 
 def _refuse_nothing(subscription: Subscription, message: Message, error: Exception) -> None:

@@ -9,9 +9,17 @@ from typing import Any, TypeVar, overload
 from anyio.lowlevel import checkpoint
 from typing_extensions import Unpack
 
+from eventbus.clock import Clock
 from eventbus.context import Payload
 from eventbus.contracts import Topic
-from eventbus.errors import BusClosed, InvalidOption, UnsupportedByTransport
+from eventbus.errors import (
+    BusClosed,
+    EventBusError,
+    InvalidOption,
+    StoreCorrupt,
+    StoreError,
+    StoreVersion,
+)
 from eventbus.inbox import Inbox
 from eventbus.message import Message, Receipt, write_message
 from eventbus.middleware.chain import compose_publish
@@ -23,10 +31,14 @@ from eventbus.wording import counted
 
 M = TypeVar("M")
 
+STORED_TOGETHER = 512  # messages from threads, in one commit
+PATIENCE_SECONDS = 0.5
+
 
 class PublishingFromThreads(Publishing):
     """What threads publish with: they check, put into the inbox, and the loop sends."""
 
+    clock: Clock
     _inbox: Inbox[Message]  # of the current run
 
     @overload
@@ -48,20 +60,16 @@ class PublishingFromThreads(Publishing):
 
         Nobody is left to be told when it is sent. So what finds a full queue waits there, whatever
         its overflow policy would refuse; an error of publish middleware is logged, and the event
-        counted `lost`; and `require=` cannot be said.
+        counted `lost`; and `require=` cannot be said. In a store it is not yet safe when this
+        returns, but soon, together with others; while the store fails, it waits.
 
         Raises:
             InvalidTopic, InvalidEvent, InvalidOption, UnknownTopic: As `publish`.
             QueueFull: `schedule_size` messages are scheduled already.
-            UnsupportedByTransport: The transport does not take it.
+            UnsupportedByTransport: It is for later, and the transport keeps nothing until then.
             DeadlockError: Called in the thread of the event loop, which it would block.
             NotStarted, BusClosed: The bus is not running; also if it closes while the thread waits.
         """
-        if not self._feeds:
-            raise UnsupportedByTransport(
-                f"a publish to {topic!r} from a thread: with this transport, the event loop alone "
-                "publishes; hand it the event by `anyio.from_thread.run`"
-            )
         route = self._recent_route(topic)
         if options or route is None:
             self._write_in_thread(topic, event, options)
@@ -90,6 +98,7 @@ class PublishingFromThreads(Publishing):
                 "of the event loop; use `publish` there"
             )
         if traits is not None and traits.scheduled is not None:
+            self._require_delay(topic)
             self._schedule.require_room()
         name = self._name_of(topic)
         self._check(name, event)
@@ -110,20 +119,27 @@ class PublishingFromThreads(Publishing):
                 if inbox.is_closed:
                     return
                 inbox.done(len(messages))  # from here on, who sends them counts them
-                sending = self._enqueue_late(topic, messages) if topic else send(messages[0])
+                sending = (
+                    send(messages[0]) if topic is None else self._enqueue_late(topic, messages)
+                )
                 await self._sent(sending, messages)
                 await checkpoint()  # so that what was enqueued makes room for what comes
 
     def _runs(self, batch: Sequence[Message]) -> Iterator[tuple[str | None, Sequence[Message]]]:
-        """Keep together what can be enqueued together: of one topic, and nothing else to do."""
+        """Keep together what can be sent together: of one topic, and nothing else to do.
+
+        In a store it is of any topic, which is then told as empty.
+        """
         for topic, group in groupby(batch, self._plain_topic):
             messages = list(group)
-            size = 1 if topic is None else TURNS
+            size = 1 if topic is None else TURNS if self._feeds else STORED_TOGETHER
             for start in range(0, len(messages), size):
                 yield topic, messages[start : start + size]
 
     def _plain_topic(self, message: Message) -> str | None:
         topic, _, traits = message.head
+        if not (self._layers or self._feeds):
+            return ""
         return None if self._layers or traits is not None else topic
 
     async def _sent(self, sending: Awaitable[object], messages: Sequence[Message]) -> None:
@@ -140,7 +156,7 @@ class PublishingFromThreads(Publishing):
             raise
 
     async def _accept_late(self, message: Message) -> Receipt:
-        if (later := later_of(message)) is not None:
+        if self._feeds and (later := later_of(message)) is not None:
             return self._keep_for_later(message, later)
         self._check(self._name_of(message.topic), message.payload)
         await self._enqueue_late(message.topic, [message])
@@ -148,6 +164,9 @@ class PublishingFromThreads(Publishing):
 
     async def _enqueue_late(self, topic: str, messages: Sequence[Message]) -> None:
         """Enqueue messages of a thread, waiting where queues are full; count what never can be."""
+        if not self._feeds:
+            await self._store_late(messages)
+            return
         waiters = self._feed_late(topic, messages)
         try:
             await wait_for_places(waiters)
@@ -160,6 +179,32 @@ class PublishingFromThreads(Publishing):
                 "%s from threads abandoned: their queues stayed full", counted(refused, "message")
             )
         self._turns -= len(messages)
+
+    async def _store_late(self, messages: Sequence[Message]) -> None:
+        """Have messages of a thread stored together, as soon as the store can.
+
+        One that is refused leaves the others alone. What a store may have taken before it failed
+        has its ids by then, and is not stored again.
+        """
+        while True:
+            try:
+                await self._store(messages)
+            except (StoreCorrupt, StoreVersion):
+                raise
+            except StoreError as error:
+                many = counted(len(messages), "message")
+                self.logger.error("%s from threads wait to be stored: %s", many, error)
+                await self.clock.sleep(PATIENCE_SECONDS)
+            except EventBusError:
+                if len(messages) == 1:
+                    raise
+                for one in messages:
+                    await self._sent(self._store_late([one]), [one])
+                return
+            else:
+                break
+        for one in messages:
+            self._count_stored(self._recent_route(one.topic) or self._look_up(one.topic), one)
 
     def open_inbox(self) -> Inbox[Message]:
         """Give where this thread may put what it publishes."""

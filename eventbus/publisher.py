@@ -526,14 +526,17 @@ class Publishing:
         """Raise what makes a message refused, whatever room there is."""
         traits = message.head[2]
         if traits is not None and traits.scheduled is not None:
-            if not self._transport.capabilities.delay:
-                raise UnsupportedByTransport(
-                    f"a publish to {message.topic!r} with delay= or at=: this transport keeps "
-                    "nothing for later; publish it when it is due"
-                )
+            self._require_delay(message.topic)
         elif traits is not None and traits.is_required and not route.matched:
             raise _nobody(message.topic)
         route.check(message.payload)
+
+    def _require_delay(self, topic: object) -> None:
+        if not self._transport.capabilities.delay:
+            raise UnsupportedByTransport(
+                f"a publish to {topic!r} with delay= or at=: this transport keeps nothing for "
+                "later; publish it when it is due"
+            )
 
     async def _store(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         receipts = await self._transport.publish(messages)

@@ -54,6 +54,10 @@ class SubscribeOptions(TypedDict, Generic[M], total=False):
     queue_size: int | None
     overflow: Overflow | None
     invalid: Invalid
+    max_deliveries: int
+    durable: bool | None
+    start: Start
+    ack_wait: float | timedelta
 
 
 class ResponderOptions(TypedDict, Generic[M], total=False):

@@ -103,9 +103,8 @@ class Registry:
             patterns,
             topics,
             model,
-            # What is read by iteration is never acknowledged, and so cannot be durable.
             replace(
-                self._options(options, self._defaults.middleware), is_durable=False, transacts=False
+                self._options(options, self._defaults.middleware), is_iterated=True, transacts=False
             ),
             is_group=False,
         )

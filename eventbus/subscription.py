@@ -83,6 +83,7 @@ class Options:
     overflow: Overflow
     is_durable: bool = False
     transacts: bool = False  # its transport runs SQL of its handlers with their acknowledgements
+    is_iterated: bool = False  # read by a loop, which nobody waits for who joins the bus
     start: Start = "new"
     ack_wait: float = 30.0
     skips_invalid: bool

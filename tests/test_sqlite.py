@@ -227,10 +227,8 @@ async def test_what_is_no_json_is_refused(opened: Opened) -> None:
 
 
 async def test_publish_nowait_is_refused(opened: Opened) -> None:
-    """What has to be synced cannot be published without waiting; nor, yet, from a thread."""
+    """What has to be synced cannot be published without waiting."""
     async with opened() as bus:
-        with pytest.raises(UnsupportedByTransport, match="from a thread"):
-            bus.publish_from_thread("orders.placed", {})
         with pytest.raises(UnsupportedByTransport, match="await publish"):
             bus.publish_nowait("orders.placed", {})
 

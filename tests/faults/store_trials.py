@@ -35,6 +35,7 @@ from tests.faults.mortals import Mortal, Say
 
 EVENTS = 20
 ACK_WAIT = 1.0
+BACKOFF = 2.0
 KEYS = 64
 EVENTS_PER_KEY = 15
 FAILING = 0.05
@@ -425,6 +426,75 @@ class Forgetful(Settlements):
         super()._end()
 
 
+# --- A process that is killed while a retry waits -------------------------------------------------
+
+
+async def fail_first(path: Path, say: Say) -> None:
+    """Fail each first attempt, and tell of every attempt and its time."""
+    retry = Retry(attempts=4, initial=BACKOFF, jitter=False)
+    bus = EventBus(f"sqlite:///{path}", middleware=[retry])
+
+    @bus.on("work", name="workers", start="first")
+    async def handle(event: dict[str, int], context: Context[Any]) -> None:
+        say(f"begun {event['n']} {context.attempt} {monotonic()}")
+        if context.attempt == 1:
+            raise ConnectionError("not yet")
+        say(f"done {event['n']}")
+
+    logging.disable()  # every failure would be told of
+    async with bus:
+        await anyio.sleep_forever()
+
+
+def backoff(path: Path) -> dict[str, object]:
+    """Kill a process once all retries wait, and let another go on."""
+    anyio.run(publish_work, path)
+    first = Mortal(lambda say: anyio.run(fail_first, path, say))
+    until(lambda: waiting(path) == EVENTS)
+    first.kill()
+    failed = first.words()
+    second = Mortal(lambda say: anyio.run(fail_first, path, say))
+    for n in range(EVENTS):
+        second.hear(f"done {n}")
+    second.kill()
+    begun = [word.split() for word in failed + second.words() if word.startswith("begun")]
+    times = {(int(n), int(attempt)): float(time) for _, n, attempt, time in begun}
+    waits = [times.get((n, 2), 0.0) - times[n, 1] for n in range(EVENTS)]
+    return {
+        "attempts": sorted(Counter(int(one[2]) for one in begun).items()),
+        "earliest": min(waits),
+        "latest": max(waits),
+    }
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for a state that nothing tells of."""
+    is_over = monotonic() + 60
+    while not is_so() and monotonic() < is_over:
+        sleep(0.01)
+
+
+def waiting(path: Path) -> int:
+    """Count the deliveries whose first attempt has failed, as far as that is known outside."""
+    with closing(sqlite3.connect(path)) as connection:
+        (one,) = connection.execute("SELECT count(*) FROM delivery WHERE attempts = 1").fetchone()
+    return int(one)
+
+
+def forgotten_backoff(path: Path) -> dict[str, object]:
+    """Do the same where it is not written when a retry is due: the control."""
+    cursors.settle = settle_without_due  # the control
+    return backoff(path)
+
+
+def settle_without_due(
+    connection: sqlite3.Connection, subscription: int, session: int, outcomes: Outcomes
+) -> int:
+    """Write that an attempt has failed, and not when the next is due."""
+    outcomes.later = [(position, attempts, 0) for position, attempts, _ in outcomes.later]
+    return settle_own(connection, subscription, session, outcomes)
+
+
 TRIALS: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "poison": poison,
     "unbounded_poison": unbounded_poison,
@@ -434,6 +504,8 @@ TRIALS: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "impatient_crowd": impatient_crowd,
     "keys": keys,
     "keys_of_nobody": keys_of_nobody,
+    "backoff": backoff,
+    "forgotten_backoff": forgotten_backoff,
     "full_disk": full_disk,
     "full_and_forgetful": full_and_forgetful,
 }

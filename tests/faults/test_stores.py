@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.faults.mortals import run_trial
-from tests.faults.store_trials import STARTS
+from tests.faults.store_trials import BACKOFF, EVENTS, STARTS
 
 pytestmark = pytest.mark.timeout(180)  # seconds: processes start slowly on a busy machine
 
@@ -28,6 +28,19 @@ def test_an_event_that_ends_the_process_is_given_up(found: dict[str, Any]) -> No
 def test_that_it_would_come_for_ever(found: dict[str, Any]) -> None:
     """Control: where attempts are not written before they begin, nothing ends it."""
     assert (found["dead"], found["poison_starts"]) == ([], 3 * STARTS)
+
+
+@pytest.mark.parametrize("found", ["backoff"], indirect=True)
+def test_a_retry_that_waits_survives_a_kill(found: dict[str, Any]) -> None:
+    """It comes in the next process, as the attempt it was to be, and not before its time."""
+    assert found["attempts"] == [[1, EVENTS], [2, EVENTS]]
+    assert BACKOFF - 0.1 < found["earliest"] <= found["latest"] < BACKOFF + 10
+
+
+@pytest.mark.parametrize("found", ["forgotten_backoff"], indirect=True)
+def test_that_it_could_come_too_early(found: dict[str, Any]) -> None:
+    """Control: where it is not written when it is due, it comes at once."""
+    assert found["earliest"] < BACKOFF - 0.1
 
 
 @pytest.mark.parametrize("found", ["frozen"], indirect=True)

@@ -5,6 +5,7 @@ __all__ = ("Carrying",)
 from datetime import UTC, datetime, timedelta
 
 import anyio
+import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 from eventbus.contracts import Topic
@@ -99,6 +100,22 @@ class Carrying(Sizes):
             await listener.have(self.messages)
 
         assert listener.ids == [one.id for one in receipts]
+        assert listener.events == [{"n": n} for n in range(self.messages)]
+
+    async def test_what_a_thread_publishes_arrives_in_its_order(self, store: Store) -> None:
+        """Leaving the block waits until it is on its way."""
+        bus = store.bus()
+        listener = store.listen(bus, "jobs.>", name="audit")
+
+        def publish() -> None:
+            for n in range(self.messages):
+                bus.publish_from_thread(f"jobs.{n % 3}", {"n": n}, key="k" if n % 2 else None)
+
+        async with bus:
+            await anyio.to_thread.run_sync(publish)
+            await store.join(bus)
+            await listener.have(self.messages)
+
         assert listener.events == [{"n": n} for n in range(self.messages)]
 
     async def test_each_subscription_gets_every_message(self, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 __all__ = ("Keeping",)
 
+import contextlib
 import os
 import sys
 
@@ -70,6 +71,26 @@ class Keeping(Sizes):
 
         rounds = range(self.cycles)
         assert heard == [f"{what} {n}" for n in rounds for what in ("here", "away")][:-1]
+
+    @needs("durable")
+    async def test_a_loop_goes_on_where_it_was(self, store: Store) -> None:
+        """What it had in hand is done once it asked for the next, or left the block normally."""
+        taken: list[object] = []
+        async with store.bus() as bus, bus.subscribe("jobs.new", name="loop"):
+            pass
+        for _ in range(2):
+            async with store.bus() as bus:
+                await bus.publish_many(JOBS, [1, 2, 3])
+                with anyio.fail_after(store.patience):
+                    async with bus.subscribe("jobs.new", name="loop") as events:
+                        taken.append(await anext(aiter(events)))
+                    with contextlib.suppress(ConnectionError):
+                        async with bus.subscribe("jobs.new", name="loop") as events:
+                            async for event in events:
+                                taken.append(event)
+                                _fail_with_third(len(taken))
+
+        assert taken == [1, 2, 3, 3, 1, 2, 3]
 
     @needs("durable")
     async def test_stopping_again_and_again_loses_nothing(self, store: Store) -> None:
@@ -170,6 +191,11 @@ class Keeping(Sizes):
 
 
 _STARTS: dict[Start, list[object]] = {"first": [1, 2, 3, 5], "last": [3, 5], "new": [5]}
+
+
+def _fail_with_third(taken: int) -> None:
+    if taken in {3, 7}:
+        raise ConnectionError("no")
 
 
 def _sleeps_on_third() -> Work:

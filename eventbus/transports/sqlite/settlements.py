@@ -56,9 +56,12 @@ class Settlements:
         return [position for position, *_ in (*self._batch, *self._gathered.copy())]
 
     async def wait(self) -> None:
-        """Wait until all that was noted so far is written; cancelled, it still will be."""
+        """Wait until all that was noted so far is written; cancelled, it still will be.
+
+        Once it is closed nothing is: the store gives the deliveries to who comes next.
+        """
         noted = self._noted
-        while self._written < noted:
+        while self._written < noted and not self._is_closed:
             await self._progress.wait()
 
     async def close(self) -> None:
@@ -67,6 +70,7 @@ class Settlements:
         while self._job is not None:
             await self._progress.wait()
         self._is_closed = True
+        self._progress.beat()
 
     def _write_all(self, connection: sqlite3.Connection) -> None:
         """Write what there is by now, in the writer's thread; again, where that has failed."""
