@@ -31,11 +31,12 @@ class Delaying(Sizes):
                     "jobs.new", {"n": 1}, id=f"in {soon}", key="k", headers={"a": "b"}, at=due
                 )
                 await bus.publish("jobs.new", {"n": 2})
-                if datetime.now(UTC) > due:
-                    return False
+                is_late = datetime.now(UTC) > due
                 await listener.have(2)
                 now = datetime.now(UTC)
                 await store.join(bus)
+            if is_late:
+                return False
 
             arrived = listener.heard[1].message
             assert listener.events == [{"n": 2}, {"n": 1}]
@@ -57,9 +58,10 @@ class Delaying(Sizes):
             async with bus:
                 for n, steps in enumerate([3, 1, 2, 1]):
                     await bus.publish(JOBS, n, at=moment + timedelta(seconds=steps * soon))
-                if datetime.now(UTC) > moment + timedelta(seconds=soon):
-                    return False
+                is_late = datetime.now(UTC) > moment + timedelta(seconds=soon)
                 await listener.have(4)
+            if is_late:
+                return False
 
             assert listener.events == [1, 3, 2, 0]
             return True
