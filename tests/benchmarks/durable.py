@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -29,7 +30,9 @@ from tests.benchmarks.measure import Case, Sample, Samples, expect
 
 CROWD = 64
 BATCH = 1000
+GROUP = 256
 EVENT = {"order_id": "o-1", "cents": 990}
+BODY = {"order_id": "o-1", "note": "n" * 170}  # 200 bytes as JSON
 EVENTS_PER_SECOND = 200
 
 Record: TypeAlias = tuple[str, str, int, None, None, str, int, bytes, int]
@@ -62,9 +65,9 @@ class ByHand:
         self._waiting: list[tuple[Record, anyio.Event]] = []
         self._is_writing = False
 
-    async def publish(self, count: int) -> None:
+    async def publish(self, count: int, event: object = EVENT) -> None:
         """Write so many, and wait until they are synced."""
-        await to_thread.run_sync(self._write, [_row() for _ in range(count)])
+        await to_thread.run_sync(self._write, [_row(event) for _ in range(count)])
 
     async def publish_together(self, count: int) -> None:
         """Write one with those of others that come at the same time."""
@@ -92,8 +95,8 @@ class ByHand:
         self._connection.execute("COMMIT")
 
 
-def _row() -> Record:
-    seconds, payload = time(), to_json(EVENT)
+def _row(event: object = EVENT) -> Record:
+    seconds, payload = time(), to_json(event)
     id = uuid7_text(seconds)
     return (
         id,
@@ -111,13 +114,14 @@ def _row() -> Record:
 # --- What is measured -----------------------------------------------------------------------------
 
 
-def by_hand(publishers: int, batch: int) -> Sample:
+def by_hand(publishers: int, batch: int, event: object = EVENT) -> Sample:
     """Make the case of publishers that write by hand, so many at once."""
 
     async def sample(messages: int) -> float:
         with TemporaryDirectory() as folder:
             table = ByHand(Path(folder, "events.db"))
-            publish = table.publish if publishers == 1 else table.publish_together
+            alone = partial(table.publish, event=event)
+            publish = alone if publishers == 1 else table.publish_together
             spent = await _timed(publish, publishers, messages // batch, batch)
             expect(table.count(), messages)
         return spent / messages
@@ -142,6 +146,25 @@ def by_bus(publishers: int, batch: int) -> Sample:
         return spent / messages
 
     return sample
+
+
+async def handled(messages: int) -> float:
+    """Publish in batches, to a named subscription, until all is handled and acknowledged."""
+    tally = 0
+    async with _bus() as bus:
+
+        @bus.on("orders.placed", name="audit")
+        async def handle(event: object) -> None:
+            nonlocal tally
+            tally += 1
+
+        started = perf_counter_ns()
+        for _ in range(messages // GROUP):
+            await bus.publish_many("orders.placed", [BODY] * GROUP)
+        await bus.join()
+        spent = perf_counter_ns() - started
+    expect(tally, messages)
+    return spent / messages
 
 
 async def arrival(messages: int) -> float:
@@ -192,6 +215,8 @@ CASES = {
     "64 on a bus": Case(by_bus(CROWD, 1), CROWD * 100),
     "batches by hand": Case(by_hand(1, BATCH), 20 * BATCH),
     "batches on a bus": Case(by_bus(1, BATCH), 20 * BATCH),
+    "groups by hand": Case(by_hand(1, GROUP, BODY), 80 * GROUP),
+    "handled": Case(handled, 80 * GROUP),
     "arrival": Case(arrival, 200),
 }
 
@@ -212,6 +237,7 @@ ROWS = (
     Row("one publisher, awaited", "one on a bus", "one by hand"),
     Row("64 publishers at once", "64 on a bus", "64 by hand"),
     Row("publish_many of 1000", "batches on a bus", "batches by hand"),
+    Row("200 B, published, handled, acknowledged", "handled", "groups by hand"),
 )
 
 
