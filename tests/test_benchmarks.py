@@ -67,10 +67,12 @@ def test_a_quick_run_of_the_core_delivers_everything(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # those of other libraries
 def test_the_store_is_measured_beside_the_same_work_by_hand() -> None:
     """One round of everything in its table: each event is there, and arrives."""
-    lines = list(durable.lines(by_case(measure(durable.CASES, rounds=1, shrink=20))))
+    samples = by_case(measure(durable.CASES, rounds=1, shrink=20))
+    lines = list(durable.lines(samples))
 
     assert len(lines) == len(durable.ROWS) + 2
     assert lines[-1].endswith(" ms")
+    assert all(row.what in "\n".join(readme.lines_of_store("", samples)) for row in durable.ROWS)
 
 
 @pytest.mark.filterwarnings("ignore")  # other libraries warn of handlers with equal names
@@ -247,12 +249,13 @@ def test_times_are_written_in_readable_units(nanoseconds: float, text: str) -> N
 
 def test_figures_are_filled_in_between_their_marks() -> None:
     """A run replaces what an earlier one wrote, and nothing else."""
-    text = f"before {readme.BEGIN}\n\nolder\n{readme.END} after"
+    begin, end = readme.BARS
+    lines = readme.lines("a machine; libraries", {"one": [140.0], "F": [100.0]})
 
-    filled = readme.filled(text, "a machine; libraries", {"one": [140.0], "F": [100.0]})
+    filled = readme.filled(f"before {begin}\n\nolder\n{end} after", readme.BARS, lines)
 
-    assert filled.startswith(f"before {readme.BEGIN}\n\nMeasured on a machine; libraries.\n")
-    assert filled.endswith(f"|\n\n{readme.END} after")
+    assert filled.startswith(f"before {begin}\n\nMeasured on a machine; libraries.\n")
+    assert filled.endswith(f"|\n\n{end} after")
     assert "| one publisher, one handler | 1.40 F | 1.35 | 1.15 |  | MISSED by 4 % |" in filled
     assert "older" not in filled
 
@@ -260,7 +263,7 @@ def test_figures_are_filled_in_between_their_marks() -> None:
 def test_a_readme_without_marks_is_refused() -> None:
     """Rather than written over."""
     with pytest.raises(ValueError, match="put both"):
-        readme.filled("no marks", "a machine", {})
+        readme.filled("no marks", readme.BARS, [])
 
 
 # --- the tables -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from math import isinf
 from pathlib import Path
+from sqlite3 import sqlite_version
 from statistics import median
 
 from tests.benchmarks import (
@@ -42,7 +43,7 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     if options.durable:
-        return _durable(options.rounds or QUICK_ROUNDS, quick=options.quick)
+        return _durable(options)
     contenders = [one for one in CONTENDERS if not (options.core and one.kind == "peer")]
     contenders = [one for one in contenders if one.is_installed]
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
@@ -61,18 +62,25 @@ def main() -> int:
         drawn = chart.svg(chart.panels(samples), f"{used}; {machine.kind()}")
         options.svg.write_text(drawn, "utf-8")
     if options.readme:
-        text = options.readme.read_text("utf-8")
-        filled = readme.filled(text, f"{machine.kind()}; {used}", samples)
-        options.readme.write_text(filled, "utf-8")
+        _fill(options.readme, readme.BARS, readme.lines(f"{machine.kind()}; {used}", samples))
     return 0
 
 
-def _durable(rounds: int, *, quick: bool) -> int:
+def _durable(options: argparse.Namespace) -> int:
     """Measure the store alone, and print its table."""
-    print(machine.kind(), "", sep="\n")
-    taken = measure(durable.CASES, rounds=rounds, shrink=5 if quick else 1)
-    print(*durable.lines(by_case(_told("the store", taken))), sep="\n")
+    used = f"{machine.kind()}; {machine.libraries([])}, SQLite {sqlite_version}"
+    print(used, "", sep="\n")
+    shrink = 5 if options.quick else 1
+    taken = measure(durable.CASES, rounds=options.rounds or HEAVY_ROUNDS, shrink=shrink)
+    samples = by_case(_told("the store", taken))
+    print(*durable.lines(samples), sep="\n")
+    if options.readme:
+        _fill(options.readme, readme.STORE, readme.lines_of_store(used, samples))
     return 0
+
+
+def _fill(file: Path, place: readme.Place, lines: Iterable[str]) -> None:
+    file.write_text(readme.filled(file.read_text("utf-8"), place, lines), "utf-8")
 
 
 def _options() -> argparse.Namespace:
