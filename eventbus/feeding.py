@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from anyio import TASK_STATUS_IGNORED, CancelScope
+from anyio import TASK_STATUS_IGNORED, CancelScope, move_on_after
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -66,6 +66,7 @@ from eventbus.transports.memory import abandon, show
 from eventbus.transports.route import Route
 
 PATIENCE_SECONDS = 0.5
+GIVE_BACK_SECONDS = 1.0
 
 
 class Feed:
@@ -179,7 +180,8 @@ class Feed:
                 placed += 1
         finally:
             if placed < len(deliveries):
-                with CancelScope(shield=True):
+                # Not for ever: what cannot be written is given back by the end of the transport.
+                with move_on_after(GIVE_BACK_SECONDS, shield=True):
                     await source.settle([(one, Released()) for one in deliveries[placed:]])
 
     # --- queueing ---------------------------------------------------------------------------

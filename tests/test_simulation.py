@@ -300,3 +300,51 @@ def test_many_runs_are_silent_and_one_alone_tells_all(caplog: pytest.LogCaptureF
     simulate(seed=1)(fail_once)()
     assert len(caplog.records) == 1
     assert logging.getLogger("eventbus").level == logging.NOTSET
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_run_has_a_store_of_its_own(backend: str) -> None:
+    """It is empty at first, the same all through the run, and gone afterwards."""
+    urls: list[str] = []
+
+    @simulate(seeds=3, backends=[backend])
+    async def run(simulation: Simulation) -> None:
+        urls.append(simulation.store())
+        for n in range(2):
+            async with EventBus(simulation.store("max_count=10"), clock=simulation.clock) as bus:
+                receipt = await bus.publish("orders", {"n": n})
+                assert receipt.position == n + 1
+
+    run()
+    assert len(set(urls)) == 3
+    assert not any(Path(url.removeprefix("sqlite:///")).exists() for url in urls)
+
+
+@simulate(seeds=30, backends=BACKENDS)
+async def test_programs_crash_as_often_as_they_may(simulation: Simulation) -> None:
+    """Each life but the last is cut short, and then the program runs to its end."""
+    lives: list[bool] = []
+
+    async def live() -> None:
+        lives.append(False)
+        async with EventBus(simulation.store(), clock=simulation.clock) as bus:
+            for n in range(20):
+                await bus.publish("orders", {"n": n}, id=str(n))
+        lives[-1] = True
+
+    crashes = await simulation.crashing(live, times=4, most=10)
+
+    assert lives == [False] * crashes + [True]
+    assert crashes == 4
+
+
+@simulate(seeds=1, backends=BACKENDS)
+async def test_errors_of_a_program_that_was_not_killed_come_out(simulation: Simulation) -> None:
+    """They are its own."""
+
+    async def live() -> None:
+        async with EventBus(simulation.store(), clock=simulation.clock):
+            raise LookupError("of its own")
+
+    with pytest.raises(LookupError, match="of its own"):
+        await simulation.crashing(live, most=1_000)

@@ -25,6 +25,7 @@ from eventbus.message import Message, Receipt
 from eventbus.middleware import CallNext, Middleware, PublishMiddleware, PublishNext
 from eventbus.testing.clock import VirtualClock
 from eventbus.testing.scheduling import run_seeded
+from eventbus.testing.stores import SimulatedStores
 
 P = ParamSpec("P")
 
@@ -41,10 +42,11 @@ class Simulation:
         clock: The virtual time, for `EventBus(clock=)`. It begins on the same day in every run.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, stores: SimulatedStores) -> None:
         self.seed = seed
         self.random = Random(seed)
         self.clock = VirtualClock(START)
+        self._stores = stores
 
     def _happens(self, rate: float) -> bool:
         return self.random.random() < rate
@@ -121,6 +123,46 @@ class Simulation:
             raise failure
         return has_ended
 
+    def store(self, options: str = "") -> str:
+        """Give the URL of a durable store, for `EventBus`: empty at first, and gone after the run.
+
+        What it would do in threads it does in the loop, in an order that the seed decides; it is
+        the same store each time. `options` are those of the URL, such as `"max_count=100"`.
+        """
+        return self._stores.url(options)
+
+    async def crashing(
+        self, live: Callable[[], Awaitable[object]], times: int = 3, most: int = 100
+    ) -> int:
+        """Await a program, and start it again whenever it has crashed; tell how often that was.
+
+        It crashes at most so many times, each within `most` calls of a store after it began. All of
+        it is cancelled then, and nothing that it still does reaches `simulation.store()`: there is
+        what had been committed, and of a commit that was under way nothing, all, or what a power
+        cut would leave. The last time, it is let run to its end.
+
+        Example:
+            >>> async def live() -> None:
+            ...     async with EventBus(simulation.store(), clock=simulation.clock) as bus: ...
+            >>> await simulation.crashing(live)
+        """
+        for crashes in range(times):
+            if await self._ends_by_itself(live, most):
+                return crashes
+        await live()
+        return times
+
+    async def _ends_by_itself(self, live: Callable[[], Awaitable[object]], most: int) -> bool:
+        scope = anyio.CancelScope()
+        life = self._stores.new_life(most, scope)
+        try:
+            with scope, life.current():
+                await live()
+        except Exception:
+            if not life.is_over:
+                raise
+        return not life.is_over
+
 
 def simulate(
     *,
@@ -164,8 +206,9 @@ def simulate(
             with _quiet(is_quiet=len(chosen) > 1):
                 for number in chosen:
                     for backend in backends:
-                        main = partial(test, Simulation(number), *arguments, **named)
-                        _run_one(main, backend, number, time_limit)
+                        with SimulatedStores(number) as stores:
+                            main = partial(test, Simulation(number, stores), *arguments, **named)
+                            _run_one(main, backend, number, time_limit)
 
         signature = inspect.signature(test)
         parameters = list(signature.parameters.values())[1:]

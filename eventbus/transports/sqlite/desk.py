@@ -92,6 +92,9 @@ class Desk:
         self._bell = Bell(self._finish)
         self._new_wake_up = wake_up_type()
         self._thread = Thread(target=self._work, name=name, daemon=True)
+        self._begin()
+
+    def _begin(self) -> None:
         self._thread.start()
 
     def submit(self, job: "Job[R]") -> "Job[R]":

@@ -159,6 +159,8 @@ class DurableSource:
             if self._needs_calm:
                 continue
             if not await self._scan.read_on():
+                if self._may_have_free:  # it is not the end while some wait for their time
+                    continue
                 return []
             if claimed := await _to_its_end(self._claim(most)):
                 return claimed

@@ -1,6 +1,6 @@
 """Whether the process that owned something is still there."""
 
-__all__ = ("is_gone", "this_place")
+__all__ = ("is_gone", "this_place", "this_process")
 
 import os
 import platform
@@ -12,6 +12,11 @@ def this_place() -> str:
         return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return platform.node()
+
+
+def this_process() -> int:
+    """Give the number of this process."""
+    return os.getpid()
 
 
 def is_gone(place: str, process: int) -> bool:

@@ -6,14 +6,13 @@ clock, they have seen the same count: clocks that jump mean nothing here.
 
 __all__ = ("Session", "beat", "begin", "end", "free", "others")
 
-import os
 import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from eventbus.transports.sqlite.presence import this_place
+from eventbus.transports.sqlite.presence import this_place, this_process
 
 
 class Session(NamedTuple):
@@ -28,7 +27,8 @@ class Session(NamedTuple):
 def begin(connection: sqlite3.Connection) -> int:
     """Begin a session; give its number."""
     cursor = connection.execute(
-        "INSERT INTO session (place, process, beat) VALUES (?, ?, 0)", (this_place(), os.getpid())
+        "INSERT INTO session (place, process, beat) VALUES (?, ?, 0)",
+        (this_place(), this_process()),
     )
     return cursor.lastrowid or 0
 
