@@ -125,10 +125,15 @@ def _picture(sample: Sample) -> Group:
 
 
 def _summary(figures: StoreFigures) -> str:
-    records = max(0, figures.last - figures.first + 1)
+    records = figures.last - figures.removed
+    removed = f"{figures.removed:,} removed, " if figures.removed else ""
+    lost = (
+        f"{counted(figures.lost, 'delivery', 'deliveries')} lost by that, " if figures.lost else ""
+    )
     scheduled = f"{figures.scheduled:,} scheduled, " if figures.scheduled else ""
     return (
-        f"{counted(records, 'record')} up to position {figures.last:,}, {size(figures.size)}, "
+        f"{counted(records, 'record')} up to position {figures.last:,}, {removed}{lost}"
+        f"{size(figures.size)}, "
         f"{scheduled}{counted(figures.dead_letters, 'dead letter')}, open in "
         f"{counted(figures.buses - 1, 'bus', 'buses')}"
     )

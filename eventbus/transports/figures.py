@@ -32,7 +32,9 @@ class StoreFigures:
 
     Records are kept from position `first` to `last`; where there are none, `first` is the one
     after. `buses` have it open, the one that asks included. `dead_letters` are of all
-    subscriptions, those that are not durable included. `scheduled` are kept for later.
+    subscriptions, those that are not durable included. `scheduled` are kept for later. Retention
+    has `removed` so many records since there is the store, those between `first` and `last`
+    included; deliveries that waited then are `lost`.
     """
 
     first: int
@@ -41,6 +43,8 @@ class StoreFigures:
     buses: int
     dead_letters: int
     scheduled: int
+    removed: int
+    lost: int
     subscriptions: Sequence[SubscriptionFigures]
 
 

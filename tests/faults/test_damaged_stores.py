@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from sqlite3 import Connection
+from zlib import crc32
 
 import anyio
 import pytest
 
 from eventbus import EventBus, StoreCorrupt, StoreError
-from eventbus.transports.sqlite import log
+from eventbus.transports.sqlite import gaps, log
 from eventbus.transports.sqlite.edge import translated
-from eventbus.transports.sqlite.log import first_and_last, read_page
+from eventbus.transports.sqlite.log import first_and_last, read_page, remove_at
 from eventbus.transports.sqlite.mark import Mark
 from eventbus.transports.sqlite.schema import open_store, set_up
 from tests.faults.scale import full
@@ -31,11 +32,22 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         async with EventBus(f"sqlite:///{used}") as bus:
             for number in range(RECORDS):
                 await bus.publish("numbers", {"number": number, "text": "x" * 200})
+            await be_marked(used)
             for suffix in ("", "-wal", "-mark"):
                 shutil.copy(f"{used}{suffix}", folder / f"events.db{suffix}")
 
     anyio.run(fill)
     return folder
+
+
+async def be_marked(store: Path) -> None:
+    """Wait for what a publisher is not made to wait for: the mark of the last record."""
+    mark = Mark(store)
+    try:
+        while mark.read() < RECORDS:  # noqa: ASYNC110 - a file
+            await anyio.sleep(0.001)
+    finally:
+        mark.close()
 
 
 @pytest.fixture
@@ -179,3 +191,46 @@ def test_without_the_checksum_some_would(
     flip(store, place, 1)
 
     assert 6 in numbers_in(store)[6:8]
+
+
+@pytest.mark.timeout(600)
+def test_gaps_hide_no_damage(copy: Callable[[], Path]) -> None:
+    """Where retention has removed records between others, a flipped bit is as harmless."""
+    store = copy()
+    removed = list(range(2, RECORDS, 3))  # positions, which are one more than the numbers
+    with closing(open_store(store, "full")) as connection:
+        remove_at(connection, removed, remember_since=0)
+    sound = settle_into_file(store).read_bytes()
+    kept = [number for number in range(RECORDS) if number + 1 not in removed]
+    assert numbers_in(store) == kept
+    wrong = reported = 0
+    for place, bit in flips(store):
+        store.write_bytes(sound)
+        flip(store, place, bit)
+        try:
+            wrong += numbers_in(store) != kept
+        except StoreError:
+            reported += 1
+
+    assert wrong == 0
+    assert reported > 0
+
+
+def test_without_its_checksum_a_gap_would(
+    copy: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: a gap that is believed whatever it says hides that a record was lost."""
+    store = copy()
+    with closing(open_store(store, "full")) as connection:
+        remove_at(connection, [5, 6], remember_since=0)
+        connection.execute("DELETE FROM log WHERE position = 7")
+        connection.execute("UPDATE gap SET last = 7")
+    with pytest.raises(StoreCorrupt, match="position 5 is missing"):
+        numbers_in(store)
+
+    def believe(first: int, last: int) -> int:
+        return crc32(b"5 6")
+
+    monkeypatch.setattr(gaps, "_checksum", believe)
+
+    assert 6 not in numbers_in(store)

@@ -11,6 +11,7 @@ __all__ = (
     "read_at",
     "read_between",
     "read_page",
+    "remove_at",
     "remove_up_to",
 )
 
@@ -25,6 +26,7 @@ from pydantic_core import from_json, to_json
 
 from eventbus.errors import InvalidOption, PositionGone, StoreCorrupt
 from eventbus.transports.base import Start
+from eventbus.transports.sqlite.gaps import Span, absorb, check_removed, widen
 from eventbus.transports.sqlite.records import (
     COLUMNS_AS_JSON,
     EXACT_COLUMNS_AS_JSON,
@@ -138,7 +140,8 @@ def read_page(connection: sqlite3.Connection, after: int, most: int) -> Page:
     records = _sound_records_of(page)
     if records is None:
         records = _read_one_by_one(connection, after, most)
-    _check_gapless(records, max(after, removed))
+    if holes := _holes(records, max(after, removed)):
+        check_removed(connection, holes)
     return Page(records, removed)
 
 
@@ -152,7 +155,7 @@ def read_between(connection: sqlite3.Connection, after: int, end: int, most: int
     # What retention has removed meanwhile may be followed by what lies behind the end.
     records = [one for one in page.records if one.position <= end]
     if not records and page.removed < end:
-        raise _missing(max(after, page.removed) + 1)
+        check_removed(connection, [(max(after, page.removed) + 1, end)])
     return Page(records, page.removed)
 
 
@@ -172,9 +175,8 @@ def read_at(connection: sqlite3.Connection, positions: Sequence[int]) -> Page:
     if records is None:
         records = [one for at in positions for one in _read_one_by_one(connection, at - 1, 1)]
     found = {one.position for one in records}
-    for position in positions:
-        if position not in found and position > removed:
-            raise _missing(position)
+    if lost := [(at, at) for at in positions if at not in found and at > removed]:
+        check_removed(connection, lost)
     return Page(records, removed)
 
 
@@ -216,17 +218,14 @@ def _sound_record_of(row: bytes, position: int) -> list[Record]:
     return found
 
 
-def _check_gapless(records: Sequence[Record], before: int) -> None:
+def _holes(records: Sequence[Record], before: int) -> list[Span]:
+    """Tell which positions are not there, between one and the last of some records."""
+    holes: list[Span] = []
     for record in records:
         if record.position != before + 1:
-            raise _missing(before + 1)
+            holes.append((before + 1, record.position - 1))
         before = record.position
-
-
-def _missing(position: int) -> StoreCorrupt:
-    return StoreCorrupt(
-        f"the record at position {position} is missing: restore the store from a copy"
-    )
+    return holes
 
 
 def _damaged(position: int) -> StoreCorrupt:
@@ -325,15 +324,41 @@ def remove_up_to(connection: sqlite3.Connection, position: int, *, remember_sinc
     Ids of records published since a time, in microseconds, are remembered: to publish them again
     stays without effect. What was being delivered of them is lost, and counted.
     """
+    count = _remove(connection, _UP_TO, position, remember_since)
+    connection.execute("UPDATE meta SET removed = max(removed, ?)", (position,))
+    absorb(connection)
+    return count
+
+
+def remove_at(
+    connection: sqlite3.Connection, positions: Sequence[int], *, remember_since: int
+) -> int:
+    """Remove the records at these positions, which rise, as `remove_up_to`; give how many.
+
+    The newest of all must not be among them: it tells where the log ends.
+    """
+    count = _remove(connection, _AT, to_json(positions).decode(), remember_since)
+    widen(connection, positions)
+    absorb(connection)
+    return count
+
+
+_UP_TO = "position BETWEEN 1 AND ?"
+_AT = "position IN (SELECT value FROM json_each(?))"
+
+
+def _remove(
+    connection: sqlite3.Connection, where: str, which: int | str, remember_since: int
+) -> int:
     connection.execute("DELETE FROM seen WHERE time < ?", (remember_since,))
     connection.execute(
-        "INSERT OR IGNORE INTO seen SELECT id, position, time FROM log "
-        "WHERE position <= ? AND time >= ?",
-        (position, remember_since),
+        f"INSERT OR IGNORE INTO seen SELECT id, position, time FROM log WHERE {where} "  # noqa: S608
+        "AND time >= ?",
+        (which, remember_since),
     )
-    connection.execute("UPDATE meta SET removed = max(removed, ?)", (position,))
     lost = connection.execute(
-        "DELETE FROM delivery WHERE position BETWEEN 1 AND ? AND owner IS NULL", (position,)
+        f"DELETE FROM delivery WHERE {where} AND owner IS NULL",  # noqa: S608
+        (which,),
     ).rowcount
     connection.execute("UPDATE meta SET lost = lost + ?", (lost,))
-    return connection.execute("DELETE FROM log WHERE position <= ?", (position,)).rowcount
+    return connection.execute(f"DELETE FROM log WHERE {where}", (which,)).rowcount  # noqa: S608

@@ -63,7 +63,7 @@ def _noting(
                 "begin behind them, or keep more, as by a longer max_age"
             )
         _note(table, page, is_wanted)
-        return page.records[-1].position
+        return page.records[-1].position if page.records else end
 
     return note
 

@@ -1,17 +1,16 @@
 """Removing what is too old, too much or too large, a little at a time."""
 
-__all__ = ("expire",)
+__all__ = ("expire", "remove")
 
 import sqlite3
+from collections.abc import Sequence
 
-from eventbus.transports.sqlite.log import first_and_last, remove_up_to
+from eventbus.transports.sqlite.log import first_and_last, remove_at, remove_up_to
 from eventbus.transports.sqlite.settings import Settings
+from eventbus.transports.sqlite.sweep import BYTES_PER_RECORD
 
 PER_ROUND = 1000
 """Records removed in one transaction at most, so that publishers do not wait for more."""
-
-BYTES_PER_RECORD = 150
-"""What a record takes beside its payload, topic and traits: mostly its id, which is indexed."""
 
 DUPLICATES_SECONDS = 120
 """For how long the id of a removed record is still known as published."""
@@ -27,6 +26,11 @@ def expire(connection: sqlite3.Connection, settings: Settings, now: int) -> int:
     if cut <= removed:
         return 0
     return remove_up_to(connection, cut, remember_since=now - DUPLICATES_SECONDS * 1_000_000)
+
+
+def remove(connection: sqlite3.Connection, positions: Sequence[int], now: int) -> int:
+    """Remove records, wherever they stand; give how many. `now` is in microseconds."""
+    return remove_at(connection, positions, remember_since=now - DUPLICATES_SECONDS * 1_000_000)
 
 
 def _cuts(
@@ -59,6 +63,8 @@ def _last_in_excess(connection: sqlite3.Connection, most: int, removed: int) -> 
     from there.
     """
     excess = _used_bytes(connection) - most
+    if excess > 0:
+        excess -= _bytes_of_others(connection)
     if excess <= 0:
         return removed
     (last,) = connection.execute(
@@ -68,6 +74,19 @@ def _last_in_excess(connection: sqlite3.Connection, most: int, removed: int) -> 
         (BYTES_PER_RECORD, PER_ROUND, excess // 2),
     ).fetchone()
     return removed + PER_ROUND if last is None else last
+
+
+def _bytes_of_others(connection: sqlite3.Connection) -> int:
+    """Tell what records take that are not in the log: to remove it would not make them fewer."""
+    (size,) = connection.execute(
+        "SELECT (SELECT ifnull(sum(length(payload) + length(topic) + ifnull(length(traits), 0) "
+        "+ length(error) + length(traceback) + ?), 0) FROM dead_letter) "
+        "+ (SELECT ifnull(sum(length(payload) + length(topic) + ifnull(length(traits), 0) + ?), 0) "
+        "FROM scheduled)",
+        (BYTES_PER_RECORD, BYTES_PER_RECORD),
+    ).fetchone()
+    used: int = size
+    return used
 
 
 def _used_bytes(connection: sqlite3.Connection) -> int:

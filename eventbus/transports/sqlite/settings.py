@@ -2,13 +2,16 @@
 
 __all__ = ("Durability", "Settings")
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 from urllib.parse import parse_qsl, unquote
 
-from eventbus.errors import InvalidOption
+from eventbus.errors import InvalidOption, InvalidPattern
 from eventbus.publishing import did_you_mean
+from eventbus.topics import check_pattern
+from eventbus.transports.sqlite.limits import Limit, LimitName
 from eventbus.transports.sqlite.packing import Compression, check_installed
 
 Durability: TypeAlias = Literal["full", "normal"]
@@ -25,15 +28,16 @@ class Settings:
     checkpoints: it is faster, survives the death of a process, and may lose the last commits when
     the machine loses its power. Payloads above 1 kB are packed by `compression`; they are read
     whatever a URL says. Records beyond `max_age` (seconds), `max_count` or `max_bytes` are removed,
-    oldest first.
+    oldest first. Where patterns have limits of their own, these are for the rest.
     """
 
     path: Path
     durability: Durability = "full"
     compression: Compression | None = None
-    max_age: float | None = None
+    max_age: int | None = None
     max_count: int | None = None
     max_bytes: int | None = None
+    limits_by_pattern: Sequence[Limit] = ()
 
     @classmethod
     def of_url(cls, url: str) -> "Settings":
@@ -48,19 +52,47 @@ class Settings:
             raise InvalidOption(
                 "sqlite:// names no file: write sqlite:///relative.db, or sqlite:////absolute.db"
             )
-        given = dict(parse_qsl(query, keep_blank_values=True))
-        for name in given.keys() - _READERS.keys():
-            raise InvalidOption(
-                f"sqlite:// has no option {name!r}: give {', '.join(_READERS)}"
-                f"{did_you_mean(name, _READERS)}"
-            )
-        read: dict[str, Any] = {name: _READERS[name](name, given[name]) for name in given}
-        return cls(path=Path(path), **read)
+        read: dict[str, Any] = {}
+        limits: list[Limit] = []
+        for name, text in parse_qsl(query, keep_blank_values=True):
+            limit, dot, pattern = name.partition(".")
+            if dot and limit in get_args(LimitName):
+                limits.append(_limit(cast("LimitName", limit), pattern, text))
+            else:
+                read[name] = _reader(name)(name, text)
+        return cls(path=Path(path), limits_by_pattern=tuple(limits), **read)
+
+    @property
+    def limits(self) -> Sequence[Limit]:
+        """All limits, those of patterns first."""
+        others = (self._limit("max_age"), self._limit("max_count"), self._limit("max_bytes"))
+        return (*self.limits_by_pattern, *(one for one in others if one is not None))
+
+    def _limit(self, name: LimitName) -> Limit | None:
+        most = getattr(self, name)
+        return None if most is None else Limit(name, most)
 
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is ever removed."""
-        return self.max_age is self.max_count is self.max_bytes is None
+        return not self.limits
+
+
+def _reader(name: str) -> Callable[[str, str], object]:
+    if name not in _READERS:
+        raise InvalidOption(
+            f"sqlite:// has no option {name!r}: give {', '.join(_READERS)}"
+            f"{did_you_mean(name, _READERS)}"
+        )
+    return _READERS[name]
+
+
+def _limit(name: LimitName, pattern: str, text: str) -> Limit:
+    try:
+        check_pattern(pattern)
+    except InvalidPattern as error:
+        raise InvalidOption(f"{name}.{pattern}: {error}") from error
+    return Limit(name, _LIMITS[name](f"{name}.{pattern}", text), pattern)
 
 
 def _durability(name: str, text: str) -> str:
@@ -79,7 +111,7 @@ def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
     return text
 
 
-def _seconds(name: str, text: str) -> float:
+def _seconds(name: str, text: str) -> int:
     return _amount(name, text, _SECONDS, "7d, 12h, 30m or 45s")
 
 
@@ -99,10 +131,13 @@ def _amount(name: str, text: str, units: dict[str, int], example: str) -> int:
     return int(digits) * units[unit]
 
 
-_READERS = {
-    "durability": _durability,
-    "compression": _compression,
+_LIMITS: Mapping[str, Callable[[str, str], int]] = {
     "max_age": _seconds,
     "max_count": _count,
     "max_bytes": _size,
+}
+_READERS: Mapping[str, Callable[[str, str], object]] = {
+    "durability": _durability,
+    "compression": _compression,
+    **_LIMITS,
 }

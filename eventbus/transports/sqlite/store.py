@@ -24,20 +24,19 @@ from eventbus.transports.sqlite.departures import Departures
 from eventbus.transports.sqlite.desk import Desk, Job
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.effects import Places, Storing
+from eventbus.transports.sqlite.expiry import Expiry
 from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.log import append
 from eventbus.transports.sqlite.neighbours import Neighbours
 from eventbus.transports.sqlite.outbox import Outbox
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
 from eventbus.transports.sqlite.records import Record, packed, record_of
-from eventbus.transports.sqlite.retention import expire
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.survey import survey
 
 logger = logging.getLogger("eventbus")
 
 TICK_SECONDS = 0.25
-EXPIRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 CANCEL_SECONDS = 5.0
 
@@ -70,7 +69,6 @@ class SqliteTransport:
         self.on_departure: Callable[[], None] = lambda: None
         self._sources: set[Source] = set()
         self._session = 0
-        self._next_expiry = 0.0
 
     # --- life -------------------------------------------------------------------------------
 
@@ -87,6 +85,7 @@ class SqliteTransport:
         reader = Reader(self._settings, news.ring, self._departures.look)
         self._writer = Desk("eventbus-sqlite-writer", Writer(self._settings))
         self._reader = Desk("eventbus-sqlite-reader", reader)
+        self._expiry = Expiry(self._settings, self.clock, self._writer, self._reader, self._let_out)
         try:
             self._session = await self._writer.ask(Change(sessions.begin))
             self._neighbours = Neighbours(self._session, self.clock)
@@ -135,16 +134,7 @@ class SqliteTransport:
             if isinstance(source, DurableSource) and source.number
         }
         await self._neighbours.greet(self._writer, self._reader, waits)
-        await self._expire()
-
-    async def _expire(self) -> None:
-        if self._settings.keeps_all or self.clock.monotonic() < self._next_expiry:
-            return
-        self._next_expiry = self.clock.monotonic() + EXPIRY_SECONDS
-        now = round(self.clock.now() * 1e6)
-        # A round is short, so that publishers, and what is due, have their turn.
-        while await self._writer.ask(Change(lambda one: expire(one, self._settings, now))):
-            await self._let_out()
+        await self._expiry.go_on()
 
     # --- publishing -------------------------------------------------------------------------
 

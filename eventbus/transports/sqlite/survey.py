@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pydantic_core import from_json
 
 from eventbus.transports.figures import StoreFigures, SubscriptionFigures
+from eventbus.transports.sqlite.gaps import count_removed
 from eventbus.transports.sqlite.log import first_and_last
 from eventbus.transports.sqlite.scan import wants
 
@@ -48,9 +49,9 @@ def survey(connection: sqlite3.Connection, now: float) -> StoreFigures:
 
 def _survey(connection: sqlite3.Connection, now: float) -> StoreFigures:
     removed, last = first_and_last(connection)
-    buses, dead, scheduled = connection.execute(
+    buses, dead, scheduled, lost = connection.execute(
         "SELECT (SELECT count(*) FROM session), "
-        "(SELECT count(*) FROM dead_letter WHERE is_sent = 0), kept FROM schedule"
+        "(SELECT count(*) FROM dead_letter WHERE is_sent = 0), kept, lost FROM schedule, meta"
     ).fetchone()
     return StoreFigures(
         first=removed + 1,
@@ -59,6 +60,8 @@ def _survey(connection: sqlite3.Connection, now: float) -> StoreFigures:
         buses=buses,
         dead_letters=dead,
         scheduled=scheduled,
+        removed=count_removed(connection),
+        lost=lost,
         subscriptions=[_figures(connection, row, last, now) for row in _rows(connection)],
     )
 
@@ -101,9 +104,10 @@ def _ahead(connection: sqlite3.Connection, cursor: int, last: int, patterns: lis
         "GROUP BY topic)",
         (cursor, MOST_COUNTED),
     ).fetchone()
-    is_wanted = wants(patterns)
-    wanted = [(many, first) for topic, many, first in from_json(rows) if is_wanted(topic)]
-    beyond = max(0, last - cursor - MOST_COUNTED)
+    is_wanted, counts = wants(patterns), from_json(rows)
+    wanted = [(many, first) for topic, many, first in counts if is_wanted(topic)]
+    are_all = sum(many for _, many, _ in counts) < MOST_COUNTED
+    beyond = 0 if are_all else max(0, last - cursor - MOST_COUNTED)
     return _Ahead(
         sum(many for many, _ in wanted) + beyond, min((first for _, first in wanted), default=None)
     )
