@@ -217,12 +217,14 @@ def records_of(page: bytes, *, is_exact: bool = False) -> list[Record]:
 
 
 def _record(fields: list[Any], is_exact: bool) -> Record:
-    payload = fields[8]
-    if fields[6] == JSON and not is_exact:
+    content_type, payload = fields[6], fields[8]
+    if not isinstance(content_type, str) or not isinstance(payload, str):
+        raise ValueError("damage has made something else of a column")
+    if content_type == JSON and not is_exact:
         fields[8] = payload.encode()
     else:
         fields[8] = bytes.fromhex(payload)
-        _check_can_unpack(fields[6])
+        _check_can_unpack(content_type)
     return Record(*fields)
 
 
