@@ -34,7 +34,10 @@ OUTBOX_SIZE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedDelivery:
-    """A delivery that a subscription gave up on: the dead letter."""
+    """A delivery that a subscription gave up on: the dead letter.
+
+    `waiting` counts later messages of its key that wait for it, where dead letters are sequenced.
+    """
 
     id: str
     message: Message
@@ -44,6 +47,7 @@ class FailedDelivery:
     traceback: str = field(repr=False)
     attempts: int
     failed_at: datetime
+    waiting: int = 0
 
     @classmethod
     def of(

@@ -55,7 +55,7 @@ from eventbus.settling import (
 )
 from eventbus.subscription import Member, Subscription, Worker
 from eventbus.transaction import Transaction
-from eventbus.transports.base import Ack, Commit, Dead, RetryLater
+from eventbus.transports.base import Ack, Commit, Dead, RetryLater, Sequences
 from eventbus.wording import counted
 
 SLICE_SECONDS = 200e-6
@@ -509,7 +509,8 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
     for gate in reversed(gates):
         chain = gate.bind(chain)
     if subscription.is_durable:
-        return _acknowledging(subscription, chain)
+        chain = _acknowledging(subscription, chain)
+        return _sequencing(subscription, chain) if subscription.is_sequenced else chain
     return chain if answer is None else answering(subscription, answer, chain, carry_out)
 
 
@@ -563,6 +564,20 @@ def _acknowledging(subscription: Subscription, chain: CallNext) -> CallNext:
         await subscription.source.settle([(cast("Delivery", context.entry), _ACK)])
 
     return acknowledge
+
+
+def _sequencing(subscription: Subscription, chain: CallNext) -> CallNext:
+    """Pass over what was queued when an earlier message of its key became a dead letter."""
+    source = cast("Sequences", subscription.source)
+
+    async def pass_over_waiting(context: Context[Any]) -> None:
+        if source.holds(cast("Delivery", context.entry)):
+            await chain(context)
+        else:
+            context.is_handled = True
+            subscription.counts.started -= 1
+
+    return pass_over_waiting
 
 
 async def _commit(

@@ -59,6 +59,7 @@ from eventbus.transports.base import (
     Outcome,
     Released,
     RetryLater,
+    Sequences,
     Source,
     Transport,
 )
@@ -188,6 +189,8 @@ class Feed:
 
     async def _put(self, delivery: Delivery) -> None:
         subscription = self.subscription
+        if subscription.is_sequenced and not self.holds(delivery):
+            return
         if delivery.attempt > subscription.max_deliveries:
             await self._give_up_exhausted(delivery)
         elif await self._validate(delivery):
@@ -253,6 +256,12 @@ class Feed:
                 self._exchange.bury(self.subscription, outcome)
             elif isinstance(outcome, Commit):
                 self._exchange.note_committed(outcome.transaction.messages)
+            if self.subscription.is_sequenced and self._lets_go(delivery):
+                self.stir()
+
+    def _lets_go(self, delivery: Delivery) -> bool:
+        source: object = self._source
+        return isinstance(source, Sequences) and source.is_waited_for(delivery)
 
     async def fetch(self, most: int) -> Sequence[Delivery]:
         """Refuse: the feed itself fetches."""
@@ -262,6 +271,12 @@ class Feed:
         """Tell the source that these are still being worked on."""
         if self._source is not None:
             await self._source.extend(deliveries)
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery is still to be begun, and not left to wait in the store."""
+        source: object = self._source
+        is_shown = delivery.failure is not None
+        return is_shown or not isinstance(source, Sequences) or source.holds(delivery)
 
     def wake(self) -> None:
         """Refuse, as `fetch`."""
@@ -571,7 +586,11 @@ class FedExchange:
 
     async def purge_dead_letters(self, subscription: str | None, ids: Sequence[str] | None) -> int:
         """Forget dead letters; give how many."""
-        return await self._keeper().purge(subscription, ids)
+        purged = await self._keeper().purge(subscription, ids)
+        for feed in self._feeds.values() if purged and self._is_open else ():
+            if feed.subscription.is_sequenced:
+                feed.stir()
+        return purged
 
     def _keeper(self) -> KeepsDeadLetters:
         keeper = self.transport

@@ -20,6 +20,7 @@ from eventbus.registration import HandlerOptions, Registration, SubscribeOptions
 from eventbus.responders import Responders
 from eventbus.schema import Schema, schema_of
 from eventbus.subscription import Counts, Host, Member, Options, Subscription
+from eventbus.topics import is_reserved
 from eventbus.transports.base import Capabilities
 from eventbus.transports.exchange import Exchange
 
@@ -221,9 +222,14 @@ class Registry:
 
     def _options_of(self, registration: Registration) -> Options:
         own = registration.middleware
+        middleware = (*self._defaults.middleware, *own)
+        letters = innermost(middleware, DeadLetter)
         return self._options(
             registration.options,
-            (*self._defaults.middleware, *own),
+            middleware,
+            is_sequenced=letters is not None
+            and letters.sequenced
+            and not all(map(is_reserved, registration.patterns)),
             answer=registration.answer,
             buries_requests=bool(own) and innermost(own, DeadLetter) is not None,
             retries_answers=bool(own) and innermost(own, Retry) is not None,
@@ -234,6 +240,7 @@ class Registry:
         given: HandlerOptions[Any] | SubscribeOptions[Any],
         middleware: tuple[Middleware | Policy, ...],
         *,
+        is_sequenced: bool = False,
         answer: Answer | None = None,
         buries_requests: bool = False,
         retries_answers: bool = False,
@@ -243,6 +250,7 @@ class Registry:
         is_durable = told.get("durable", is_named and self._transport.capabilities.durable)
         return Options(
             is_durable=bool(is_durable),
+            is_sequenced=is_sequenced,
             transacts=bool(is_durable) and self._transport.capabilities.transactions,
             start=told.get("start", "new"),
             ack_wait=seconds_of("ack_wait", told.get("ack_wait", ACK_WAIT)),
@@ -336,6 +344,11 @@ def _beyond(capabilities: Capabilities, subscription: Subscription) -> str | Non
         return "durable=True, but this transport keeps nothing; take sqlite:///events.db, say"
     if options.start != "new" and not capabilities.replay:
         return f"start={options.start!r}, but this transport keeps nothing to begin with"
+    if options.is_sequenced and not (options.is_durable and capabilities.sequences):
+        return (
+            "DeadLetter(sequenced=True), but what waits for a dead letter waits in a file, for a "
+            "subscription with a name=; use EventBus('sqlite:///events.db'), say, or DeadLetter()"
+        )
     if options.answer is not None and not capabilities.feeds:
         return "it answers requests, which this transport does not carry; use a bus in memory"
     if capabilities.feeds or options.overflow == "block":

@@ -82,6 +82,7 @@ class Options:
     queue_size: int
     overflow: Overflow
     is_durable: bool = False
+    is_sequenced: bool = False
     transacts: bool = False  # its transport runs SQL of its handlers with their acknowledgements
     is_iterated: bool = False  # read by a loop, which nobody waits for who joins the bus
     start: Start = "new"
@@ -381,6 +382,11 @@ class Subscription:
     def ack_wait(self) -> float:
         """Seconds after which another process may have what one has that gives no sign."""
         return self.options.ack_wait
+
+    @property
+    def is_sequenced(self) -> bool:
+        """Whether messages of a key wait for a dead letter of it that was there before."""
+        return self.options.is_sequenced
 
     def order_of(self, message: Message) -> str | None:
         """Tell the key that orders a message, which may not be validated yet."""

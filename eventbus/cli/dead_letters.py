@@ -33,14 +33,14 @@ def list_letters(
     before: Annotated[str | None, typer.Option(help="Those that failed before this id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters, newest first."""
+    """List dead letters, newest first; `waiting` counts what waits behind a sequenced one."""
     with opened(url) as store:
         letters = store.dead_letters(subscription, limit, before)
     if as_json:
         for one in letters:
             show_line(json_text(_as_json(one)))
     elif letters:
-        header = ("id", "failed", "subscription", "topic", "attempts", "error")
+        header = ("id", "failed", "subscription", "topic", "attempts", "waiting", "error")
         show_table(header, [_row(one) for one in letters])
     else:
         show_line("no dead letters")
@@ -129,6 +129,7 @@ def _as_json(letter: FailedDelivery) -> dict[str, object]:
         "subscription": letter.subscription,
         "failed_at": letter.failed_at,
         "attempts": letter.attempts,
+        "waiting": letter.waiting,
         "error_type": letter.error_type,
         "error": letter.error,
         "event": line_of(letter.message),
@@ -142,6 +143,7 @@ def _row(letter: FailedDelivery) -> tuple[str | int, ...]:
         letter.subscription,
         letter.message.topic,
         letter.attempts,
+        letter.waiting,
         f"{letter.error_type}: {letter.error}",
     )
 
@@ -150,6 +152,8 @@ def _lines(letter: FailedDelivery) -> Iterator[str]:
     message = letter.message
     yield f"{letter.id}: {letter.subscription} gave up on {message.topic} {message.id}"
     yield f"failed at {moment(letter.failed_at)}, after {counted(letter.attempts, 'attempt')}"
+    if letter.waiting:
+        yield f"{counted(letter.waiting, 'message')} of its key waiting for it"
     yield f"published at {moment(message.time)}, at position {message.position}"
     if message.key is not None:
         yield f"key: {message.key}"

@@ -39,6 +39,7 @@ class _Reading:
     start: Start
     name: str = "eventbus-cli"
     is_durable: bool = False
+    is_sequenced: bool = False
     ack_wait: float = 30.0
     max_deliveries: int = 1
 

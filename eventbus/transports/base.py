@@ -28,6 +28,7 @@ __all__ = (
     "Reading",
     "Released",
     "RetryLater",
+    "Sequences",
     "Source",
     "SourceSpec",
     "Start",
@@ -75,6 +76,8 @@ class Capabilities:
     """Gives each message to one member of a group, wherever its members are."""
     dead_letters: bool = False
     """Keeps dead letters."""
+    sequences: bool = False
+    """Keeps messages of a key waiting behind a dead letter of that key."""
     transactions: bool = False
     """Runs SQL of handlers in the commit that acknowledges their deliveries."""
     cross_process: bool = False
@@ -159,6 +162,11 @@ class SourceSpec(Protocol):
     @property
     def max_deliveries(self) -> int:
         """How often a message is delivered at most, to processes that died of it included."""
+        ...
+
+    @property
+    def is_sequenced(self) -> bool:
+        """Whether messages of a key wait for a dead letter of it that was there before."""
         ...
 
     def order_of(self, message: Message) -> str | None:
@@ -351,6 +359,19 @@ class KeepsTime(Protocol):
     """A transport that takes its time from the bus."""
 
     clock: Clock
+
+
+@runtime_checkable
+class Sequences(Protocol):
+    """A source of a transport that `sequences`."""
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery is still to be begun, and not left to wait in the store."""
+        ...
+
+    def is_waited_for(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery is a dead letter, sent again, that others may wait for."""
+        ...
 
 
 @runtime_checkable

@@ -337,6 +337,7 @@ def claim_whatever_comes(
     entries: Sequence[tuple[int, str | None]],
     seen: int,
     most: int,
+    is_sequenced: bool = False,
 ) -> tuple[int, frozenset[int]] | None:
     """Claim as if no message had a key."""
     keyless = [(position, None) for position, _ in entries]

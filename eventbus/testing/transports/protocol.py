@@ -33,6 +33,7 @@ class Spec:
     name: str = "audit"
     patterns: Sequence[str] = (">",)
     is_durable: bool = False
+    is_sequenced: bool = False
     start: Start = "new"
     ack_wait: float = 30.0
     max_deliveries: int = 20

@@ -26,6 +26,7 @@ from pydantic_core import from_json, to_json
 from eventbus.errors import InvalidOption, StoreCorrupt
 from eventbus.transports.base import Start
 from eventbus.transports.sqlite.log import cursor_before, first_and_last
+from eventbus.transports.sqlite.sequence import leave_waiting
 
 
 class Claimed(NamedTuple):
@@ -101,10 +102,12 @@ def _check_cursor(connection: sqlite3.Connection, name: str, cursor: int) -> Non
 
 def forget(connection: sqlite3.Connection, name: str) -> bool:
     """Forget a subscription and where it was; False if there is none."""
-    connection.execute(
-        "DELETE FROM delivery WHERE subscription = (SELECT id FROM subscription WHERE name = ?)",
-        (name,),
-    )
+    for table in ("delivery", "waiting"):
+        connection.execute(
+            f"DELETE FROM {table} WHERE subscription = "  # noqa: S608 - one of two names
+            "(SELECT id FROM subscription WHERE name = ?)",
+            (name,),
+        )
     removed = connection.execute("DELETE FROM subscription WHERE name = ?", (name,)).rowcount
     return removed > 0
 
@@ -120,6 +123,7 @@ def claim_new(
     entries: Sequence[tuple[int, str | None]],
     seen: int,
     most: int,
+    is_sequenced: bool = False,
 ) -> tuple[int, frozenset[int]] | None:
     """Make new records deliveries of ours, and move the cursor; give it, and what is ours.
 
@@ -127,7 +131,8 @@ def claim_new(
 
     `entries` are the positions and keys of all that is wanted between the cursor, as it was when
     they were read, and `seen`. Another process may have moved it meanwhile: what is behind it now
-    is left out. What has to wait for an earlier delivery of its key, elsewhere, becomes a free one.
+    is left out. What has to wait for an earlier delivery of its key, elsewhere, becomes a free one;
+    and what has to wait for a dead letter of its key, if that `is_sequenced`, becomes none yet.
     """
     row = connection.execute(
         "SELECT cursor FROM subscription WHERE id = ?", (subscription,)
@@ -138,6 +143,8 @@ def claim_new(
     chosen = left[:most]
     cursor = chosen[-1][0] if len(chosen) < len(left) else max(seen, row[0])
     connection.execute("UPDATE subscription SET cursor = ? WHERE id = ?", (cursor, subscription))
+    if is_sequenced:
+        chosen = leave_waiting(connection, subscription, chosen)
     return cursor, _insert(connection, subscription, session, chosen)
 
 

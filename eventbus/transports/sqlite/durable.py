@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 from anyio import CancelScope
 
 from eventbus.clock import Clock
+from eventbus.context import FailedDelivery
 from eventbus.errors import StoreError
 from eventbus.message import Delivery, LaterDelivery, Message, note_stored
 from eventbus.settling import Overtaken
@@ -40,6 +41,7 @@ from eventbus.transports.sqlite.log import first_and_last
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import Record, message_of
 from eventbus.transports.sqlite.scan import Scan, wants
+from eventbus.transports.sqlite.sequence import Behind, hold_back, let_go
 from eventbus.transports.sqlite.settlements import Ending, Settlements
 
 R = TypeVar("R")
@@ -217,7 +219,7 @@ class DurableSource:
             self.spec.name,
             position,
         )
-        self._settlements.add((position, 0, Ack()))
+        self._settlements.add((position, 0, Ack(), None))
         return False
 
     async def _claim(self, most: int) -> Sequence[Delivery]:
@@ -231,6 +233,7 @@ class DurableSource:
             entries=[(one.position, self.spec.order_of(message_of(one))) for one in records],
             seen=self._scan.seen,
             most=most,
+            is_sequenced=self.spec.is_sequenced,
         )
         claimed = await self._writer.ask(Change(claim))
         if claimed is None:
@@ -271,7 +274,7 @@ class DurableSource:
                 await self._commit(delivery, outcome.transaction)
                 continue
             self._note(delivery, outcome)
-            must_wait = must_wait or outcome != Ack()
+            must_wait = must_wait or outcome != Ack() or self._lets_go(delivery)
         if must_wait:
             await self._settlements.wait()
 
@@ -283,7 +286,31 @@ class DurableSource:
         if not isinstance(outcome, RetryLater):
             del self._held[position]
             self._is_calm.beat()
-        self._settlements.add((position, delivery.attempt, outcome))
+        behind = self._let_wait(delivery, outcome) if self.spec.is_sequenced else None
+        self._settlements.add((position, delivery.attempt, outcome, behind))
+
+    def _let_wait(self, delivery: Delivery, outcome: Outcome) -> Behind | None:
+        """Let go of what is to wait for a dead letter, if it has a key."""
+        if not isinstance(outcome, Dead) or not outcome.keep:
+            return None
+        lane, order_of = self.spec.order_of(delivery.message), self.spec.order_of
+        if lane is None:
+            return None
+        positions = [one for one, held in self._held.items() if order_of(held.message) == lane]
+        for position in positions:
+            del self._held[position]
+        return Behind(lane, positions)
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery is still to be begun, and not left to wait in the store."""
+        return delivery.token in self._held
+
+    def _lets_go(self, delivery: Delivery) -> bool:
+        return self.spec.is_sequenced and self.is_waited_for(delivery)
+
+    def is_waited_for(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery is a dead letter, sent again, that others may wait for."""
+        return isinstance(delivery.token, int) and delivery.token < 0
 
     async def _commit(self, delivery: Delivery, transaction: Transaction) -> None:
         """Write an ending with all that belongs to it, and wait until that is done.
@@ -323,13 +350,13 @@ class DurableSource:
     def _write(self, connection: sqlite3.Connection, endings: Sequence[Ending]) -> None:
         """Write endings, in the writer's thread."""
         outcomes = cursors.Outcomes()
-        for position, attempt, outcome in endings:
+        for position, attempt, outcome, behind in endings:
             match outcome:
                 case RetryLater(delay):
                     due = self._micros() + round(delay * 1e6)
                     outcomes.later.append((position, attempt, due))
                 case Dead(failure, keep=True):
-                    write = partial(bury, failure=failure, position=position)
+                    write = partial(self._bury, failure=failure, position=position, behind=behind)
                     outcomes.dead.append((position, write))
                 case Released():
                     outcomes.released.append(position)
@@ -340,6 +367,20 @@ class DurableSource:
             unsend(connection, sent)
         if lost:
             self._tell_of_lost(lost)
+
+    def _bury(
+        self,
+        connection: sqlite3.Connection,
+        failure: FailedDelivery,
+        position: int,
+        behind: Behind | None,
+    ) -> None:
+        lane, after = None if behind is None else behind.lane, failure.message.position
+        is_kept = bury(connection, failure, position, lane)
+        if lane is not None and after is not None:
+            hold_back(connection, self.number, self._session, lane=lane, after=after)
+            if not is_kept:  # retention was faster, and there is nothing to wait for
+                let_go(connection)
 
     def _tell_of_lost(self, deliveries: int) -> None:
         logger.warning(

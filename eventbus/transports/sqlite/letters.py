@@ -18,13 +18,23 @@ from eventbus.transports.sqlite.records import (
     records_of,
 )
 from eventbus.transports.sqlite.schema import RECORD
+from eventbus.transports.sqlite.sequence import COUNT, let_go
 
 MOST_KEPT = 10_000
 _FAILURE = "letter, subscription, error_type, error, traceback, attempts, failed_at"
 
 
-def bury(connection: sqlite3.Connection, failure: FailedDelivery, position: int) -> int:
-    """Keep a failure of the record at a position; give how many had to go for it."""
+def bury(
+    connection: sqlite3.Connection,
+    failure: FailedDelivery,
+    position: int,
+    lane: str | None = None,
+) -> bool:
+    """Keep a failure of the record at a position; False if that is no longer there.
+
+    The oldest have to go for it where there are too many; but not those with a `lane`, for which
+    messages of that key wait.
+    """
     values = (
         failure.id,
         failure.subscription,
@@ -33,24 +43,26 @@ def bury(connection: sqlite3.Connection, failure: FailedDelivery, position: int)
         failure.traceback,
         failure.attempts,
         _micros(failure.failed_at),
+        lane,
     )
     if position < 0:
-        connection.execute(
-            f"UPDATE dead_letter SET ({_FAILURE}, is_sent) = (?, ?, ?, ?, ?, ?, ?, 0) "  # noqa: S608
-            "WHERE number = ?",
-            (*values, -position),
+        statement = (
+            f"UPDATE dead_letter SET ({_FAILURE}, lane, is_sent) = (?, ?, ?, ?, ?, ?, ?, ?, 0) "  # noqa: S608
+            "WHERE number = ?"
         )
-        return 0
-    connection.execute(
-        f"INSERT INTO dead_letter ({_FAILURE}, {RECORD}) "  # noqa: S608
-        f"SELECT ?, ?, ?, ?, ?, ?, ?, {RECORD} FROM log WHERE position = ?",
-        (*values, position),
+        return connection.execute(statement, (*values, -position)).rowcount > 0
+    statement = (
+        f"INSERT INTO dead_letter ({_FAILURE}, lane, {RECORD}) "  # noqa: S608
+        f"SELECT ?, ?, ?, ?, ?, ?, ?, ?, {RECORD} FROM log WHERE position = ?"
     )
-    return connection.execute(
-        "DELETE FROM dead_letter WHERE is_sent = 0 AND number <= "
-        "(SELECT number FROM dead_letter WHERE is_sent = 0 ORDER BY number DESC LIMIT 1 OFFSET ?)",
+    is_kept = connection.execute(statement, (*values, position)).rowcount > 0
+    connection.execute(
+        "DELETE FROM dead_letter WHERE is_sent = 0 AND lane IS NULL AND number <= "
+        "(SELECT number FROM dead_letter WHERE is_sent = 0 AND lane IS NULL "
+        "ORDER BY number DESC LIMIT 1 OFFSET ?)",
         (MOST_KEPT,),
-    ).rowcount
+    )
+    return is_kept
 
 
 def newest(
@@ -66,9 +78,9 @@ def newest(
     upper = _number_of(connection, before)
     (rows,) = connection.execute(
         "SELECT json_group_array(json_array(letter, subscription, error_type, error, traceback, "  # noqa: S608
-        f"attempts, failed_at, {EXACT_COLUMNS_AS_JSON})) FROM (SELECT * FROM dead_letter "
+        f"attempts, failed_at, {COUNT}, {EXACT_COLUMNS_AS_JSON})) FROM (SELECT * FROM dead_letter "
         "WHERE is_sent = 0 AND number < ? AND (? IS NULL OR subscription = ?) "
-        "ORDER BY number DESC LIMIT ?)",
+        "ORDER BY number DESC LIMIT ?) AS dead_letter",
         (upper, subscription, subscription, limit),
     ).fetchone()
     return [_failure(*row) for row in from_json(rows)]
@@ -94,6 +106,7 @@ def _failure(
     traceback: str,
     attempts: int,
     failed_at: int,
+    waiting: int,
     fields: list[object],
 ) -> FailedDelivery:
     (record,) = records_of(to_json([fields]), is_exact=True)
@@ -106,6 +119,7 @@ def _failure(
         traceback=traceback,
         attempts=attempts,
         failed_at=datetime.fromtimestamp(failed_at / 1e6, UTC),
+        waiting=waiting,
     )
 
 
@@ -113,11 +127,13 @@ def purge(
     connection: sqlite3.Connection, subscription: str | None, ids: Sequence[str] | None
 ) -> int:
     """Forget dead letters; give how many."""
-    return connection.execute(
+    purged = connection.execute(
         "DELETE FROM dead_letter WHERE is_sent = 0 AND (? IS NULL OR subscription = ?) "
         "AND (? IS NULL OR letter IN (SELECT value FROM json_each(?)))",
         (subscription, subscription, _json(ids), _json(ids)),
     ).rowcount
+    let_go(connection)
+    return purged
 
 
 def send_again(
@@ -134,7 +150,7 @@ def send_again(
     )
     sent = connection.execute(
         "INSERT INTO delivery (subscription, position, key) "
-        f"SELECT subscription.id, -dead_letter.number, dead_letter.key {chosen}",
+        f"SELECT subscription.id, -dead_letter.number, ifnull(lane, dead_letter.key) {chosen}",
         (subscription, subscription, _json(ids), _json(ids)),
     ).rowcount
     connection.execute(
@@ -150,6 +166,7 @@ def unsend(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
         "DELETE FROM dead_letter WHERE is_sent = 1 AND number IN (SELECT -value FROM json_each(?))",
         (_json(positions),),
     )
+    let_go(connection)
 
 
 def read_records(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, Record]:

@@ -360,5 +360,6 @@ def _remove(
         f"DELETE FROM delivery WHERE {where} AND owner IS NULL",  # noqa: S608
         (which,),
     ).rowcount
+    lost += connection.execute(f"DELETE FROM waiting WHERE {where}", (which,)).rowcount  # noqa: S608
     connection.execute("UPDATE meta SET lost = lost + ?", (lost,))
     return connection.execute(f"DELETE FROM log WHERE {where}", (which,)).rowcount  # noqa: S608

@@ -8,7 +8,8 @@ the first of them, or up to the cursor where there is none, is done with.
 A delivery belongs to the session (a bus of some process) that `owner` names, or is free. It is
 `suspect` if the process that had it died meanwhile: perhaps of it. `attempts` counts those begun,
 as far as that was stored. A delivery at a negative position is a dead letter sent again: the
-position is the letter's `number`.
+position is the letter's `number`. Where a letter names a `lane`, that is a key whose messages wait
+for it: they are deliveries again when it is gone, and `waiting` until then.
 
 `gap` names what retention has removed from the middle of the log: positions from `first` to `last`.
 Where a record is missing and no gap says so, it was lost.
@@ -122,9 +123,17 @@ CREATE TABLE dead_letter (
     content_type TEXT NOT NULL,
     schema_version INTEGER NOT NULL,
     payload BLOB NOT NULL,
-    checksum INTEGER NOT NULL
+    checksum INTEGER NOT NULL,
+    lane TEXT
 );
 CREATE INDEX dead_letter_of ON dead_letter (subscription, number);
+CREATE INDEX dead_letter_lane ON dead_letter (subscription, lane) WHERE lane IS NOT NULL;
+CREATE TABLE waiting (
+    subscription INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (subscription, key, position)
+) WITHOUT ROWID;
 """
 
 OWN_TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _TABLES))
@@ -152,6 +161,14 @@ CREATE TABLE scheduled (
 CREATE INDEX scheduled_due ON scheduled (time);
 CREATE TABLE schedule (kept INTEGER NOT NULL);
 INSERT INTO schedule VALUES (0);
+ALTER TABLE dead_letter ADD COLUMN lane TEXT;
+CREATE INDEX dead_letter_lane ON dead_letter (subscription, lane) WHERE lane IS NOT NULL;
+CREATE TABLE waiting (
+    subscription INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (subscription, key, position)
+) WITHOUT ROWID;
 """
 }
 """By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""

@@ -6,17 +6,19 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TypeAlias
 
 from eventbus.transports.base import Outcome
 from eventbus.transports.sqlite.clerks import Change
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.pulse import Pulse
+from eventbus.transports.sqlite.sequence import Behind
 
 logger = logging.getLogger("eventbus")
 
-Ending: TypeAlias = tuple[int, int, Outcome]
-"""The position of a delivery, the attempts begun, and how it ended."""
+Ending: TypeAlias = tuple[int, int, Outcome, Behind | None]
+"""The position of a delivery, the attempts begun, how it ended, and what is to wait for it then."""
 
 Write: TypeAlias = Callable[[sqlite3.Connection, Sequence[Ending]], None]
 
@@ -52,8 +54,13 @@ class Settlements:
             self._writer.submit(self._job)
 
     def unwritten(self) -> list[int]:
-        """Name the positions that ended and are not written; called in the writer's thread."""
-        return [position for position, *_ in (*self._batch, *self._gathered.copy())]
+        """Name the positions that ended, or are to wait, and are not written as such.
+
+        Called in the writer's thread.
+        """
+        endings = (*self._batch, *self._gathered.copy())
+        waiting = [behind.positions for *_, behind in endings if behind is not None]
+        return [*(position for position, *_ in endings), *chain.from_iterable(waiting)]
 
     async def wait(self) -> None:
         """Wait until all that was noted so far is written; cancelled, it still will be.

@@ -57,6 +57,7 @@ class SqliteTransport:
         delay=True,
         groups=True,
         dead_letters=True,
+        sequences=True,
         transactions=True,
         cross_process=True,
     )

@@ -70,7 +70,8 @@ def _rows(connection: sqlite3.Connection) -> list[_Row]:
     (rows,) = connection.execute(
         "SELECT json_group_array(json_array(id, name, patterns, cursor, open, owned, tried, first, "
         "(SELECT count(*) FROM dead_letter WHERE is_sent = 0 AND subscription = name))) FROM ("
-        "SELECT id, name, patterns, cursor, count(position) AS open, count(owner) AS owned, "
+        "SELECT id, name, patterns, cursor, count(position) + "
+        "(SELECT count(*) FROM waiting WHERE subscription = id) AS open, count(owner) AS owned, "
         "count(CASE WHEN attempts > 0 THEN 1 END) AS tried, min(position) AS first "
         "FROM subscription LEFT JOIN delivery ON delivery.subscription = id "
         "GROUP BY id ORDER BY name)"
