@@ -5,15 +5,27 @@ could carry it. One that the topic declares in `raises=` is made anew where the 
 JSON can carry of it.
 """
 
-__all__ = ("Answer", "Failure", "Kind", "WrittenReply", "answer_of", "failure_of", "rebuilt")
+__all__ = (
+    "Answer",
+    "Failure",
+    "Kind",
+    "WrittenReply",
+    "answer_of",
+    "failure_of",
+    "read_answer",
+    "rebuilt",
+    "write_answer",
+)
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
 from typing import Any, cast
 
 from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 
 from eventbus.codec import JsonCodec
 from eventbus.errors import (
@@ -150,6 +162,28 @@ def failure_of(
         arguments=[_portable(value) for value in error.args] if declared else (),
         attributes=_portable_attributes(error) if declared else {},
     )
+
+
+def write_answer(answer: WrittenReply | Failure) -> str:
+    """Write a reply, or why there is none, as text that can travel."""
+    if isinstance(answer, Failure):
+        return "f" + to_json(asdict(answer) | {"kind": answer.kind.name}).decode()
+    if isinstance(answer.read, bytes):
+        return "b" + b64encode(answer.data).decode()
+    return "j" + answer.data.decode()
+
+
+def read_answer(text: str) -> WrittenReply | Failure:
+    """Read what `write_answer` has written."""
+    shape, said = text[0], text[1:]
+    if shape == "f":
+        failure = from_json(said)
+        kind, arguments = Kind[failure["kind"]], tuple(failure["arguments"])
+        return Failure(**failure | {"kind": kind, "arguments": arguments})
+    if shape == "b":
+        data = b64decode(said)
+        return WrittenReply(data, data)
+    return WrittenReply(said.encode(), from_json(said))
 
 
 def rebuilt(failure: Failure, topic: str, raises: Sequence[type[Exception]]) -> Exception:

@@ -508,10 +508,11 @@ def _chain_of(member: Member, subscription: Subscription, call: Call) -> CallNex
     chain = _settling(subscription, compose(layers, link))
     for gate in reversed(gates):
         chain = gate.bind(chain)
+    if answer is not None:
+        chain = answering(subscription, answer, chain, carry_out)
     if subscription.is_durable:
         chain = _acknowledging(subscription, chain)
-        return _sequencing(subscription, chain) if subscription.is_sequenced else chain
-    return chain if answer is None else answering(subscription, answer, chain, carry_out)
+    return _sequencing(subscription, chain) if subscription.is_sequenced else chain
 
 
 def _settling(subscription: Subscription, chain: CallNext) -> CallNext:
@@ -543,7 +544,8 @@ def _acknowledging(subscription: Subscription, chain: CallNext) -> CallNext:
 
     What is done means all that the handler asked for: so that is carried out here.
     """
-    where = subscription.options.where
+    options = subscription.options
+    where = options.where if options.answer is None else None  # else the responder's link asks it
 
     async def acknowledge(context: Context[Any]) -> None:
         if subscription.has_expired(context.entry):

@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventbus.clock import Clock
+from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
 from eventbus.dispatch import give_up
 from eventbus.errors import (
@@ -39,6 +40,7 @@ from eventbus.message import (
     within_of,
 )
 from eventbus.queue import Activity, wait_for_places
+from eventbus.responding import refuse_request
 from eventbus.schedule import later_of
 from eventbus.schema import Schema, flaws_to_log
 from eventbus.subscription import Subscription
@@ -48,6 +50,7 @@ from eventbus.transaction import Transaction
 from eventbus.transports.base import (
     Ack,
     Capabilities,
+    CarriesRequests,
     Commit,
     Dead,
     JoinsTransactions,
@@ -227,10 +230,12 @@ class Feed:
         failure = FailedDelivery.of(
             unbegun, subscription.name, error, now=self._exchange.clock.now()
         )
+        is_told = refuse_request(subscription, delivery.message, error)
         keep = subscription.keeps_dead_letter_of(delivery.message)
         for probe in subscription.host.probes:
             probe.on_given_up(failure, error)
-        await self.settle([(unbegun, Dead(failure, keep=keep))])
+        is_over = is_told and not keep
+        await self.settle([(unbegun, Ack() if is_over else Dead(failure, keep=keep))])
 
     async def _give_up_exhausted(self, delivery: Delivery) -> None:
         most = self.subscription.max_deliveries
@@ -337,8 +342,6 @@ class Feed:
 class FedExchange:
     """Feeds the subscriptions of a bus from a transport that keeps messages itself."""
 
-    codec = None  # it carries no replies yet
-
     def __init__(
         self,
         transport: Transport[Subscription],
@@ -352,6 +355,10 @@ class FedExchange:
         self.transport = transport
         self.capabilities: Capabilities = transport.capabilities
         self.timers = timers
+        self.carrier: CarriesRequests | None = None
+        if transport.capabilities.requests and isinstance(transport, CarriesRequests):
+            self.carrier = transport
+        self.codec = None if self.carrier is None else JsonCodec()
         self.joiner = transport if isinstance(transport, JoinsTransactions) else None
         self.is_draining = False
         self._has_joined = False
@@ -383,6 +390,7 @@ class FedExchange:
         feeds = tuple(self._feeds.values())
         for feed in feeds:
             feed.begin()
+            self._announce(feed.subscription)
         for feed in feeds:
             await feed.subscription.host.runtime.start_task(feed.run)
         return self
@@ -495,6 +503,7 @@ class FedExchange:
         feed = self._feeds[subscription.name] = Feed(self, subscription)
         if self._is_open:
             feed.begin()
+            self._announce(subscription)
             if not _is_kept_for_loops(subscription):  # else by `start`, which is waited for
                 subscription.host.runtime.start_soon(feed.run)
         return feed
@@ -524,6 +533,19 @@ class FedExchange:
             for pattern in subscription.patterns:
                 self._tree.remove(pattern, subscription)
             feed.close()
+            self._withdraw(subscription)
+
+    def _announce(self, subscription: Subscription) -> None:
+        """Let other buses know of a responder: what they ask from now on, it hears."""
+        if self.carrier is not None and subscription.options.answer is not None:
+            self.carrier.announce(
+                subscription.name, subscription.patterns, is_shared=subscription.is_durable
+            )
+
+    def _withdraw(self, subscription: Subscription) -> None:
+        if self.carrier is None or subscription.options.answer is None or not self._is_open:
+            return
+        self.carrier.withdraw(subscription.name)
 
     async def let_go(self, subscription: Subscription, in_hand: Sequence[Entry]) -> None:
         """Give back what a subscription has that is durable, and ends here."""
@@ -537,6 +559,7 @@ class FedExchange:
         self._look_at_schedule()
         self.timers.drop_after(deadline)
         for feed in self._feeds.values():
+            self._withdraw(feed.subscription)
             if feed.subscription.is_durable:
                 feed.give_back()
 

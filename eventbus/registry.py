@@ -247,11 +247,13 @@ class Registry:
     ) -> Options:
         told = cast("HandlerOptions[Any]", given)
         is_named = bool(told.get("name") or told.get("group"))
-        is_durable = told.get("durable", is_named and self._transport.capabilities.durable)
+        can_do = self._transport.capabilities
+        is_durable = told.get("durable", is_named and can_do.durable)
         return Options(
             is_durable=bool(is_durable),
             is_sequenced=is_sequenced,
-            transacts=bool(is_durable) and self._transport.capabilities.transactions,
+            # A reply goes out by itself, so that a responder's SQL cannot be of one commit with it.
+            transacts=bool(is_durable) and can_do.transactions and answer is None,
             start=told.get("start", "new"),
             ack_wait=seconds_of("ack_wait", told.get("ack_wait", ACK_WAIT)),
             where=given.get("where"),
@@ -349,8 +351,8 @@ def _beyond(capabilities: Capabilities, subscription: Subscription) -> str | Non
             "DeadLetter(sequenced=True), but what waits for a dead letter waits in a file, for a "
             "subscription with a name=; use EventBus('sqlite:///events.db'), say, or DeadLetter()"
         )
-    if options.answer is not None and not capabilities.feeds:
-        return "it answers requests, which this transport does not carry; use a bus in memory"
+    if options.answer is not None and not capabilities.requests:
+        return "it answers requests, which this transport does not carry; use a bus in memory, say"
     if capabilities.feeds or options.overflow == "block":
         return None
     if options.is_durable:

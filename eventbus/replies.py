@@ -1,7 +1,8 @@
 """Requests that wait for their replies, and how long they may.
 
 Each request has an address of its own, `$reply.<bus>.<number>`, which its message shows as
-`reply_to`. In memory nobody subscribes to it: a reply goes straight to who waits.
+`reply_to`. Nobody subscribes to it: within a bus a reply goes straight to who waits, and to another
+bus by a carrier, who brings it to the bus that the address names.
 
 Deadlines stand in a heap, and only the earliest has a timer. A request that has its reply may leave
 its deadline behind there, until it comes first or most are such: then they are swept out. So a
@@ -17,12 +18,12 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from enum import Enum, auto
 from itertools import count
-from typing import Protocol
+from typing import Protocol, cast
 
 from anyio import CancelScope, get_current_task
 
 from eventbus._loop import WakeUp
-from eventbus.answers import Failure
+from eventbus.answers import Failure, WrittenReply, read_answer, write_answer
 from eventbus.clock import Clock, uuid7_text
 from eventbus.codec import JsonCodec
 from eventbus.deadlocks import Server, begin_wait, end_wait
@@ -48,6 +49,19 @@ class Responder(Protocol):
 
     def blockers_of(self, reply_to: ReplyTo) -> Sequence[Server]:
         """Name the servers of which one has to go on before it answers, as `Awaited` does."""
+        ...
+
+
+class Carrier(Protocol):
+    """What brings replies from bus to bus."""
+
+    @property
+    def inbox(self) -> str:
+        """The address of this bus, as others know it."""
+        ...
+
+    def reply(self, reply_to: ReplyTo, text: str) -> None:
+        """Send a reply to another bus, without waiting until it is there."""
         ...
 
 
@@ -127,13 +141,20 @@ class AwaitedReply:
 class Replies:
     """Brings the replies of a bus to who waits for them.
 
-    `late` counts those that found nobody waiting any more, `codec` writes them where they would
-    travel.
+    `late` counts those that found nobody waiting any more, `codec` writes them where they travel,
+    or would, and `carrier` brings them to other buses.
     """
 
-    def __init__(self, clock: Clock, timers: Timers, codec: JsonCodec | None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        timers: Timers,
+        codec: JsonCodec | None,
+        carrier: Carrier | None = None,
+    ) -> None:
         self.late = 0
         self.codec = codec
+        self._carrier = carrier
         self._clock = clock
         self._timers = timers
         self._waiting: dict[int, Asking] = {}
@@ -166,6 +187,8 @@ class Replies:
         if due < self._next_look:
             self._look_at(due, seconds)
             self._inbox = self._inbox or f"$reply.{uuid7_text(self._clock.now())}"
+        if self._carrier is not None:
+            self._inbox = self._carrier.inbox
         return self._inbox, number
 
     def close(self, reply_to: ReplyTo) -> None:
@@ -195,6 +218,9 @@ class Replies:
 
     def answer(self, reply_to: ReplyTo, reply: object) -> None:
         """Bring a reply to who waits for it; else it is dropped and counted as late."""
+        if self._carrier is not None and reply_to[0] != self._carrier.inbox:
+            self._carrier.reply(reply_to, write_answer(cast("WrittenReply", reply)))
+            return
         asking = self._waiting.get(reply_to[1])
         if asking is None or not asking.awaited:
             self.late += 1
@@ -206,6 +232,9 @@ class Replies:
 
     def fail(self, reply_to: ReplyTo, failure: Failure) -> None:
         """Tell who waits that a responder has no reply for it."""
+        if self._carrier is not None and reply_to[0] != self._carrier.inbox:
+            self._carrier.reply(reply_to, write_answer(failure))
+            return
         asking = self._waiting.get(reply_to[1])
         if asking is None or not asking.awaited:
             self.late += 1
@@ -214,6 +243,14 @@ class Replies:
         asking.awaited -= 1
         if not asking.awaited:
             asking.wake_up.set()
+
+    def receive(self, number: int, text: str) -> None:
+        """Take what another bus answers to a request of this one."""
+        answer, reply_to = read_answer(text), (self._inbox, number)
+        if isinstance(answer, Failure):
+            self.fail(reply_to, answer)
+        else:
+            self.answer(reply_to, answer)
 
     # --- deadlines ------------------------------------------------------------------------------
 

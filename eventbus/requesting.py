@@ -48,7 +48,9 @@ from eventbus.registration import (
 from eventbus.replies import Asking, AwaitedReply, End, Replies
 from eventbus.runtime import Runtime
 from eventbus.timers import Timers
+from eventbus.transports.base import CarriesRequests
 from eventbus.transports.exchange import Exchange
+from eventbus.transports.route import Route
 
 M = TypeVar("M")
 Q = TypeVar("Q")
@@ -79,7 +81,9 @@ class Requesting(Publishing):
             transport, contracts, clock, middleware, timers=timers, schedule_size=schedule_size
         )
         self._timers = timers
-        self.replies = Replies(clock, timers, transport.codec)
+        self.replies = Replies(clock, timers, transport.codec, transport.carrier)
+        if transport.carrier is not None:
+            transport.carrier.on_reply = self.replies.receive
         self._ask_through = compose_publish(self._layers, self._accept_request)
         self._agreed: dict[object, tuple[str, Answer]] = {}
         self._answers: BoundedCache[object, Answer] = BoundedCache(REPLY_MODELS_KEPT)
@@ -308,15 +312,17 @@ class Requesting(Publishing):
         One function, as `publish` is: each call in it would cost a hundredth of a round trip.
         """
         route = self._routes.young.get(name) or await self._find_route(name)
-        if not self._feeds:
+        if not self._feeds and self._transport.carrier is None:
             raise UnsupportedByTransport(
-                f"a request to {name!r}: this transport carries none; ask on a bus in memory"
+                f"a request to {name!r}: this transport carries none; ask on a bus in memory, say"
             )
         self.require_here()
         now = self._now()
         seconds = _seconds_left(name, timeout, now)
-        asking = Asking(self._runtime.new_wake_up(), min(most, route.responders))
-        asking.responders = route.answering
+        asking = Asking(self._runtime.new_wake_up(), most)
+        if self._feeds:
+            asking.awaited = min(most, route.responders)
+            asking.responders = route.answering
         traits = Traits()
         traits.reply_to = reply_to = self.replies.open(asking, seconds)
         traits.expires_at = now + seconds
@@ -325,7 +331,7 @@ class Requesting(Publishing):
         message.seconds = now
         message.event = event
         try:
-            if self._layers or not route.responders:
+            if self._layers or not (self._feeds and route.responders):
                 with asking.limited():  # they may wait for anything
                     await self._ask_through(message)
             else:
@@ -352,6 +358,8 @@ class Requesting(Publishing):
         asking = self.replies.asking_at(reply_to_of(message))
         if asking is None:
             return message
+        if self._transport.carrier is not None:
+            return await self._send_request(message, route, asking, self._transport.carrier)
         asking.awaited = min(asking.awaited, route.responders)
         asking.responders = route.answering
         route.expect_expiry()
@@ -361,6 +369,20 @@ class Requesting(Publishing):
         if not route.responders:
             raise _nobody(message.topic)
         return message
+
+    async def _send_request(
+        self, message: Message, route: Route, asking: Asking, carrier: CarriesRequests
+    ) -> Receipt:
+        """Have a request stored, unless nobody is there to answer it, here or in another bus."""
+        self._require_acceptable(route, message)
+        here = {one.name for one in route.answering if one.is_durable}
+        elsewhere = [one for one in await carrier.responders(message.topic) if one not in here]
+        if not route.responders and not elsewhere:
+            raise _nobody(message.topic)
+        asking.awaited = min(asking.awaited, route.responders + len(elsewhere))
+        (receipt,) = await self._store([message])
+        self._turns -= 1
+        return receipt
 
 
 def _nobody(topic: str) -> NoResponders:

@@ -443,7 +443,8 @@ class Subscription:
         if not self.options.transacts:
             raise UnsupportedByTransport(
                 f"context.transaction in {self.name!r}: its deliveries are not acknowledged in a "
-                "file; take EventBus('sqlite:///events.db'), say, and give the subscription a name="
+                "file, or it answers requests; take EventBus('sqlite:///events.db'), say, and give "
+                "the subscription a name="
             )
         if self.options.ack == "first":
             raise AlreadySettled(

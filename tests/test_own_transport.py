@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eventbus import Context, EventBus, InvalidOption, Topic
+from eventbus import Context, EventBus, InvalidOption, Topic, UnsupportedByTransport
 from eventbus.testing import TransportContract
 from tests.installing import Installer
 
@@ -53,6 +53,18 @@ async def test_join_waits_for_what_it_carries() -> None:
         await bus.join()
 
         assert done == [1]
+
+
+async def test_requests_are_refused_where_replies_cannot_travel() -> None:
+    """Asking, and answering."""
+    async with EventBus("toy://") as running:
+        with pytest.raises(UnsupportedByTransport, match=r"'jobs\.new'.*in memory"):
+            await running.request("jobs.new", {}, reply=int)
+    bus = EventBus("toy://")
+    bus.on("jobs.new", model=int, reply=int)(abs)
+    with pytest.raises(UnsupportedByTransport, match="answers requests"):
+        async with bus:
+            pass
 
 
 def test_its_own_refusal_reaches_the_user() -> None:

@@ -1047,18 +1047,6 @@ async def test_what_a_store_cannot_do_is_refused_at_the_start(
             note(running, **options)
 
 
-async def test_requests_are_refused(opened: Opened) -> None:
-    """Asking, and answering: a store carries neither."""
-    async with opened() as bus:
-        with pytest.raises(UnsupportedByTransport, match=r"'prices'.*in memory"):
-            await bus.request("prices", {}, reply=Order)
-    bus = opened()
-    bus.on("prices", reply=Order)(lambda event: Order(order_id="o-1"))
-    with pytest.raises(UnsupportedByTransport, match="answers requests"):
-        async with bus:
-            pass
-
-
 async def test_normal_durability_is_faster_and_says_so(opened: Opened, store: Path) -> None:
     """Commits are not synced one by one; all else is the same."""
     bus = opened("?durability=normal")

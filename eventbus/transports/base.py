@@ -15,6 +15,7 @@ the bus uses it:
 __all__ = (
     "Ack",
     "Capabilities",
+    "CarriesRequests",
     "Commit",
     "Dead",
     "JoinsTransactions",
@@ -35,7 +36,7 @@ __all__ = (
     "Transport",
 )
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,7 +45,7 @@ from typing import Literal, Protocol, Self, TypeAlias, TypeVar, runtime_checkabl
 
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
-from eventbus.message import Delivery, Message, Receipt
+from eventbus.message import Delivery, Message, Receipt, ReplyTo
 from eventbus.transaction import Transaction
 
 Spec_contra = TypeVar("Spec_contra", bound="SourceSpec", contravariant=True)
@@ -74,6 +75,8 @@ class Capabilities:
     """Keeps messages that are published for later, until then; see `KeepsSchedule`."""
     groups: bool = False
     """Gives each message to one member of a group, wherever its members are."""
+    requests: bool = False
+    """Brings replies to who asked; see `CarriesRequests`."""
     dead_letters: bool = False
     """Keeps dead letters."""
     sequences: bool = False
@@ -250,6 +253,45 @@ class Transport(Protocol[Spec_contra]):
 
 
 # --- By capability --------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class CarriesRequests(Protocol):
+    """A transport with `requests`: it brings replies back to the bus that asked.
+
+    A request is a message like any, whose `reply_to` names the bus that asks and a number.
+    """
+
+    on_reply: Callable[[int, str], None]
+    """To be called in the loop with the number of a request, and the reply. Set by the bus."""
+
+    @property
+    def inbox(self) -> str:
+        """The address of this bus while it is open, which begins with `$reply.`."""
+        ...
+
+    def announce(self, name: str, patterns: Sequence[str], *, is_shared: bool) -> None:
+        """Let others know that a subscription answers requests, for as long as this bus is open.
+
+        Those of one name that are shared answer each request once, wherever they are.
+        """
+        ...
+
+    def withdraw(self, name: str) -> None:
+        """Let others know that it answers none any more; idempotent."""
+        ...
+
+    async def responders(self, topic: str) -> Collection[str]:
+        """Name who answers requests to a topic in other buses that live; a shared one once.
+
+        Raises:
+            StoreError: Nobody can tell now.
+        """
+        ...
+
+    def reply(self, reply_to: ReplyTo, text: str) -> None:
+        """Send a reply to another bus, without waiting until it is there."""
+        ...
 
 
 @runtime_checkable

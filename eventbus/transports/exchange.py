@@ -12,7 +12,13 @@ from eventbus.context import FailedDelivery
 from eventbus.message import Message, Receipt
 from eventbus.schema import Schema
 from eventbus.subscription import Subscription
-from eventbus.transports.base import Capabilities, JoinsTransactions, KeepsMessages, Source
+from eventbus.transports.base import (
+    Capabilities,
+    CarriesRequests,
+    JoinsTransactions,
+    KeepsMessages,
+    Source,
+)
 from eventbus.transports.route import Route
 
 
@@ -32,6 +38,11 @@ class Exchange(Protocol):
     @property
     def joiner(self) -> JoinsTransactions | None:
         """What publishes within transactions of publishers; None if nothing here can."""
+        ...
+
+    @property
+    def carrier(self) -> CarriesRequests | None:
+        """What brings replies to other buses; None if there are no others, or nothing can."""
         ...
 
     async def __aenter__(self) -> Self: ...

@@ -83,8 +83,11 @@ class MemorySource:
 class MemoryTransport:
     """Carries messages within the process; everything ends with the bus but its dead letters."""
 
-    capabilities = Capabilities(feeds=True, delay=True, groups=True, dead_letters=True)
+    capabilities = Capabilities(
+        feeds=True, delay=True, groups=True, requests=True, dead_letters=True
+    )
     joiner = None
+    carrier = None
 
     def __init__(self, clock: Clock, timers: Timers, codec: JsonCodec | None = None) -> None:
         self.clock = clock

@@ -25,9 +25,9 @@ from unittest.mock import patch
 
 import anyio
 
-from eventbus import Context, EventBus, StoreError
+from eventbus import Context, EventBus, NoResponders, RequestTimeout, StoreError
 from eventbus.middleware import DeadLetter, Retry
-from eventbus.transports.sqlite import clerks, cursors, durable, schema
+from eventbus.transports.sqlite import clerks, cursors, durable, neighbours, requests, schema
 from eventbus.transports.sqlite.cursors import Claimed, Outcomes
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.settlements import Settlements
@@ -36,6 +36,7 @@ from tests.faults.mortals import Mortal, Say
 EVENTS = 20
 ACK_WAIT = 1.0
 BACKOFF = 2.0
+REPLY_WAIT = 2.0
 KEYS = 64
 EVENTS_PER_KEY = 15
 FAILING = 0.05
@@ -347,6 +348,73 @@ def claim_whatever_comes(
 claim_carefully = cursors.claim_new
 
 
+# --- A responder that is killed -------------------------------------------------------------------
+
+
+async def answer(path: Path, say: Say) -> None:
+    """Answer requests until killed."""
+    bus = EventBus(f"sqlite:///{path}")
+
+    @bus.on("numbers", reply=int)
+    async def reply(event: dict[str, int]) -> int:
+        if event["n"] == 2:
+            say("asked")
+            await anyio.sleep_forever()
+        return event["n"]
+
+    async with bus:
+        say("ready")
+        await anyio.sleep_forever()
+
+
+async def ask(path: Path, say: Say) -> None:
+    """Ask while the responder lives, while it dies, and when it is dead."""
+    is_dead = anyio.Path(path.with_name("is_dead"))
+    async with EventBus(f"sqlite:///{path}") as bus:
+        say(await ask_one(bus, 1))
+        say(await ask_one(bus, 2))
+        while not await is_dead.exists():  # noqa: ASYNC110 - of another process
+            await anyio.sleep(0.01)
+        began = monotonic()
+        say(await ask_one(bus, 3))
+        say(f"{monotonic() - began}")
+
+
+async def ask_one(bus: EventBus, n: int) -> str:
+    """Ask once, and tell what came of it."""
+    try:
+        return f"reply {await bus.request('numbers', {'n': n}, reply=int, timeout=REPLY_WAIT)}"
+    except (NoResponders, RequestTimeout) as error:
+        return type(error).__name__
+
+
+def dead_responder(path: Path) -> dict[str, object]:
+    """Kill the only responder while it is asked, and ask again."""
+    responder = Mortal(lambda say: anyio.run(answer, path, say))
+    responder.hear("ready")
+    asking = Mortal(lambda say: anyio.run(ask, path, say))
+    responder.hear("asked")
+    responder.kill()
+    responder.words()
+    path.with_name("is_dead").touch()
+    *told, seconds = asking.words()
+    with closing(sqlite3.connect(path)) as connection:
+        (left,) = connection.execute("SELECT count(*) FROM reply").fetchone()
+    return {"told": told, "seconds": float(seconds), "left": left}
+
+
+def believed_responder(path: Path) -> dict[str, object]:
+    """Do the same where nobody looks whether a process lives: the control."""
+    never = "is_gone", is_never_gone
+    with patch.object(requests, *never), patch.object(neighbours, *never):
+        return dead_responder(path)
+
+
+def is_never_gone(place: str, process: int) -> bool:
+    """Believe that a process is there."""
+    return False
+
+
 # --- A full disk ----------------------------------------------------------------------------------
 
 
@@ -507,6 +575,8 @@ TRIALS: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "keys_of_nobody": keys_of_nobody,
     "backoff": backoff,
     "forgotten_backoff": forgotten_backoff,
+    "dead_responder": dead_responder,
+    "believed_responder": believed_responder,
     "full_disk": full_disk,
     "full_and_forgetful": full_and_forgetful,
 }

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.faults.mortals import run_trial
-from tests.faults.store_trials import BACKOFF, EVENTS, STARTS
+from tests.faults.store_trials import BACKOFF, EVENTS, REPLY_WAIT, STARTS
 
 pytestmark = pytest.mark.timeout(180)  # seconds: processes start slowly on a busy machine
 
@@ -41,6 +41,19 @@ def test_a_retry_that_waits_survives_a_kill(found: dict[str, Any]) -> None:
 def test_that_it_could_come_too_early(found: dict[str, Any]) -> None:
     """Control: where it is not written when it is due, it comes at once."""
     assert found["earliest"] < BACKOFF - 0.1
+
+
+@pytest.mark.parametrize("found", ["dead_responder"], indirect=True)
+def test_a_responder_that_was_killed_is_not_asked(found: dict[str, Any]) -> None:
+    """Who was waiting for it waits as long as it said; who asks then is told at once."""
+    assert found["told"] == ["reply 1", "RequestTimeout", "NoResponders"]
+    assert (found["seconds"] < REPLY_WAIT / 2, found["left"]) == (True, 0)
+
+
+@pytest.mark.parametrize("found", ["believed_responder"], indirect=True)
+def test_that_it_could_be_waited_for_in_vain(found: dict[str, Any]) -> None:
+    """Control: where nobody looks whether it lives, who asks waits for all of its time."""
+    assert found["told"] == ["reply 1", "RequestTimeout", "RequestTimeout"]
 
 
 @pytest.mark.parametrize("found", ["frozen"], indirect=True)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import anyio
 import pytest
 
+from eventbus.testing.transports.asking import Asking
 from eventbus.testing.transports.carrying import Carrying
 from eventbus.testing.transports.delaying import Delaying
 from eventbus.testing.transports.ending import Ending
@@ -27,7 +28,7 @@ Behaviour: TypeAlias = Callable[[Store], Awaitable[None]]
 
 
 class TransportContract(
-    Carrying, Delaying, Ordering, Failing, Ending, Keeping, Refusing, TalkingToSources
+    Asking, Carrying, Delaying, Ordering, Failing, Ending, Keeping, Refusing, TalkingToSources
 ):
     """Tests that show whether a transport does what a bus, and its users, rely on.
 

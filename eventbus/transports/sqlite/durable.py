@@ -260,6 +260,9 @@ class DurableSource:
 
     def _hold(self, position: int, record: Record, attempt: int) -> LaterDelivery:
         message = message_of(record)
+        if position < 0 and (traits := message.head[2]) is not None:
+            # A dead letter sent again goes whatever its time, and nobody waits for its reply.
+            traits.expires_at = traits.reply_to = None
         delivery = LaterDelivery(message, message.event, attempt=attempt, token=position)
         self._held[position] = delivery
         return delivery

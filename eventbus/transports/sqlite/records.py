@@ -183,6 +183,8 @@ def _traits_text(traits: Traits, published: int | None) -> str | None:
     said = {name: value for name in _TRAITS if (value := getattr(traits, name, None)) is not None}
     if published is not None:
         said["published"] = published
+    if traits.reply_to is not None:
+        said["reply_to"] = traits.reply_to
     if traits.headers:
         said["headers"] = dict(traits.headers)
     return to_json(said).decode() if said else None
@@ -270,6 +272,9 @@ def _note_said(traits: Traits, text: str, seconds: float) -> float:
         said = from_json(text)
         if (published := said.pop("published", None)) is not None:
             traits.scheduled, seconds = Departed(seconds), published / 1e6
+        if (reply_to := said.pop("reply_to", None)) is not None:
+            inbox, number = reply_to
+            traits.reply_to = inbox, number
         traits.headers = MappingProxyType(said.pop("headers", {}))
         for name, value in said.items():
             setattr(traits, name, value)

@@ -14,6 +14,9 @@ for it: they are deliveries again when it is gone, and `waiting` until then.
 `gap` names what retention has removed from the middle of the log: positions from `first` to `last`.
 Where a record is missing and no gap says so, it was lost.
 
+`responder` tells which sessions answer requests to what, and `reply` holds replies to requests of a
+session, until it has read them.
+
 `scheduled` holds the records that are to join the log at their `time`, those of one time by their
 `number`, and `schedule` counts them. Their checksums do not cover a position yet.
 """
@@ -76,6 +79,20 @@ CREATE TABLE scheduled (
 CREATE INDEX scheduled_due ON scheduled (time);
 CREATE TABLE schedule (kept INTEGER NOT NULL);
 INSERT INTO schedule VALUES (0);
+CREATE TABLE responder (
+    session INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    pattern TEXT NOT NULL,
+    is_shared INTEGER NOT NULL,
+    PRIMARY KEY (session, name, pattern)
+) WITHOUT ROWID;
+CREATE TABLE reply (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    session INTEGER NOT NULL,
+    request INTEGER NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE INDEX reply_to ON reply (session, number);
 CREATE TABLE seen (
     id TEXT PRIMARY KEY,
     position INTEGER NOT NULL,
@@ -169,6 +186,20 @@ CREATE TABLE waiting (
     position INTEGER NOT NULL,
     PRIMARY KEY (subscription, key, position)
 ) WITHOUT ROWID;
+CREATE TABLE responder (
+    session INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    pattern TEXT NOT NULL,
+    is_shared INTEGER NOT NULL,
+    PRIMARY KEY (session, name, pattern)
+) WITHOUT ROWID;
+CREATE TABLE reply (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    session INTEGER NOT NULL,
+    request INTEGER NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE INDEX reply_to ON reply (session, number);
 """
 }
 """By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""

@@ -66,7 +66,7 @@ def free(
         (now, session, chosen, chosen),
     ).rowcount
     if subscriptions is None:
-        connection.execute("DELETE FROM session WHERE id = ?", (session,))
+        _forget(connection, session)
     return freed
 
 
@@ -76,4 +76,10 @@ def end(connection: sqlite3.Connection, session: int) -> None:
         "UPDATE delivery SET owner = NULL, attempts = max(0, attempts - suspect) WHERE owner = ?",
         (session,),
     )
+    _forget(connection, session)
+
+
+def _forget(connection: sqlite3.Connection, session: int) -> None:
+    connection.execute("DELETE FROM responder WHERE session = ?", (session,))
+    connection.execute("DELETE FROM reply WHERE session = ?", (session,))
     connection.execute("DELETE FROM session WHERE id = ?", (session,))

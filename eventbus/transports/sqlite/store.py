@@ -3,7 +3,7 @@
 __all__ = ("SqliteTransport",)
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Self, TypeAlias, cast
@@ -14,11 +14,11 @@ from eventbus._loop import Bell
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.errors import StoreCorrupt, StoreError
-from eventbus.message import Message, Receipt, given_ids_of, note_stored, within_of
+from eventbus.message import Message, Receipt, ReplyTo, given_ids_of, note_stored, within_of
 from eventbus.schedule import SCHEDULE_SIZE, later_of
 from eventbus.transports.base import Capabilities, Place, SourceSpec
 from eventbus.transports.figures import StoreFigures
-from eventbus.transports.sqlite import cursors, letters, scheduled, sessions
+from eventbus.transports.sqlite import cursors, letters, requests, scheduled, sessions
 from eventbus.transports.sqlite.clerks import Append, Change, Look, Reader, Writer
 from eventbus.transports.sqlite.departures import Departures
 from eventbus.transports.sqlite.desk import Desk, Job
@@ -29,6 +29,7 @@ from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.log import append
 from eventbus.transports.sqlite.neighbours import Neighbours
 from eventbus.transports.sqlite.outbox import Outbox
+from eventbus.transports.sqlite.postbox import Postbox
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
 from eventbus.transports.sqlite.records import Record, packed, record_of
 from eventbus.transports.sqlite.settings import Settings
@@ -56,6 +57,7 @@ class SqliteTransport:
         nowait=False,
         delay=True,
         groups=True,
+        requests=True,
         dead_letters=True,
         sequences=True,
         transactions=True,
@@ -68,6 +70,8 @@ class SqliteTransport:
         self._outbox = Outbox(settings.path)
         self.schedule_size = SCHEDULE_SIZE
         self.on_departure: Callable[[], None] = lambda: None
+        self.on_reply: Callable[[int, str], None] = lambda number, text: None
+        self._postbox: Postbox | None = None
         self._sources: set[Source] = set()
         self._session = 0
 
@@ -81,7 +85,7 @@ class SqliteTransport:
             StoreCorrupt: It is damaged, or misses records that were acknowledged.
             StoreError: It cannot be opened.
         """
-        news = Bell(self._wake_all)
+        news = Bell(self._hear_news)
         self._departures = Departures(self.clock)
         reader = Reader(self._settings, news.ring, self._departures.look)
         self._writer = Desk("eventbus-sqlite-writer", Writer(self._settings))
@@ -90,6 +94,9 @@ class SqliteTransport:
         try:
             self._session = await self._writer.ask(Change(sessions.begin))
             self._neighbours = Neighbours(self._session, self.clock)
+            self._postbox = Postbox(
+                self._session, self._writer, self._reader, self.clock, self.on_reply
+            )
             await self._writer.ask(Change(self._neighbours.free_the_gone))
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -102,6 +109,7 @@ class SqliteTransport:
             for source in self._sources:
                 await source.close()
             if self._session:
+                self._open_postbox.close()
                 self._writer.submit(Change(lambda one: sessions.end(one, self._session)))
             await self._reader.close()
             await self._writer.close()
@@ -129,6 +137,7 @@ class SqliteTransport:
         for source in tuple(self._sources):
             source.tick()
         self._outbox.forget_ended()
+        self._open_postbox.tick()
         waits = {
             source.number: source.spec.ack_wait
             for source in self._sources
@@ -153,6 +162,7 @@ class SqliteTransport:
         """
         given = given_ids_of(messages)
         records = [record_of(one) for one in messages]
+        self._open_postbox.expect(messages)
         places: Places
         within = within_of(messages)
         if within is not None:
@@ -178,6 +188,35 @@ class SqliteTransport:
             InvalidOption: It is none to this store, cannot be used here, or has no transaction.
         """
         self._outbox.check(connection)
+
+    # --- requests ---------------------------------------------------------------------------
+
+    @property
+    def _open_postbox(self) -> Postbox:
+        assert self._postbox is not None  # noqa: S101 - it was entered
+        return self._postbox
+
+    @property
+    def inbox(self) -> str:
+        """The address of this bus while it is open."""
+        return "" if self._postbox is None else self._postbox.address
+
+    def announce(self, name: str, patterns: Sequence[str], *, is_shared: bool) -> None:
+        """Let others know that a subscription answers requests."""
+        self._open_postbox.announce(name, patterns, is_shared=is_shared)
+
+    def withdraw(self, name: str) -> None:
+        """Let others know that it answers none any more."""
+        self._open_postbox.withdraw(name)
+
+    async def responders(self, topic: str) -> Collection[str]:
+        """Name who answers requests to a topic in other buses; a process that died is none."""
+        look = partial(requests.elsewhere, session=self._session, topic=topic)
+        return await self._reader.ask(Look(look))
+
+    def reply(self, reply_to: ReplyTo, text: str) -> None:
+        """Send a reply to another bus, with whatever else is written next."""
+        self._open_postbox.send(reply_to, text)
 
     # --- for later --------------------------------------------------------------------------
 
@@ -297,6 +336,10 @@ class SqliteTransport:
     def _expect(self, position: int) -> None:
         for source in self._sources:
             source.expect(position)
+
+    def _hear_news(self) -> None:
+        self._wake_all()
+        self._open_postbox.hear()
 
     def _wake_all(self) -> None:
         for source in self._sources:
