@@ -326,6 +326,22 @@ def test_stats_shows_a_table(shell: Shell) -> None:
     assert row.split()[:6] == ["books", "orders.placed", "1", "0", "0", "1"]
 
 
+def test_stats_tells_what_is_scheduled(shell: Shell) -> None:
+    """Where nothing is, it says nothing of that."""
+
+    async def schedule() -> None:
+        async with EventBus(shell.url) as bus:
+            await bus.publish("orders.placed", {}, delay=3600)
+
+    shell("publish", "n", "1")
+    before = shell("stats").output
+    anyio.run(schedule)
+
+    assert "scheduled" not in before
+    assert ", 1 scheduled, " in shell("stats").output
+    assert shell("stats", "--json").json[0]["scheduled"] == 1
+
+
 def test_stats_of_a_store_without_subscriptions_is_a_line(shell: Shell) -> None:
     """An empty table would say nothing."""
     shell("publish", "n", "1")

@@ -32,6 +32,10 @@ def translated(path: Path) -> Generator[None]:
         yield
     except sqlite3.Error as error:
         raise _translation(path, error) from error
+    except UnicodeDecodeError as error:  # of the file's own text, in an error of SQLite even
+        raise StoreCorrupt(
+            f"{path} is damaged (text in it cannot be read): restore it from a copy"
+        ) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise StoreError(
