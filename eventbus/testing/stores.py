@@ -81,6 +81,8 @@ class SimulatedDesk(Desk):
         super().__init__(name, clerk)
 
     def _begin(self) -> None:
+        if self._is_abandoned:
+            return
         self._stores.desks.append(self)
         if self._life is not None:
             self._life.desks.append(self)

@@ -13,7 +13,7 @@ import resource
 import signal
 import sqlite3
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from io import StringIO
@@ -32,13 +32,14 @@ from eventbus.transports.sqlite.cursors import Claimed, Outcomes
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.settlements import Settlements
 from tests.faults.mortals import Mortal, Say
+from tests.faults.scale import full
 
 EVENTS = 20
 ACK_WAIT = 1.0
 BACKOFF = 2.0
 REPLY_WAIT = 2.0
 KEYS = 64
-EVENTS_PER_KEY = 15
+EVENTS_PER_KEY = full(150, small=15)
 FAILING = 0.05
 FULL_AT = 4
 PAGE_BYTES = 4096
@@ -293,17 +294,19 @@ async def work_on_keys(path: Path, say: Say) -> None:
 
 
 def keys(path: Path) -> dict[str, object]:
-    """Let two processes handle them, and one what they leave to each other."""
+    """Let four processes handle them, and one what they leave to each other."""
     anyio.run(publish_keys, path)
-    two = [Mortal(lambda say: anyio.run(work_on_keys, path, say)) for _ in range(2)]
-    told = [mortal.words() for mortal in two]
+    four = [Mortal(lambda say: anyio.run(work_on_keys, path, say)) for _ in range(4)]
+    told = [mortal.words() for mortal in four]
     told.append(Mortal(lambda say: anyio.run(work_on_keys, path, say)).words())
     attempts = [read_attempt(word) for words in told for word in words]
-    by_key = {one.key: [each for each in attempts if each.key == one.key] for one in attempts}
+    by_key: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for one in attempts:
+        by_key[one.key].append(one)
     pairs = [pair for of_key in by_key.values() for pair in pairwise(sorted(of_key, key=began))]
     succeeded = Counter((one.key, one.n) for one in attempts if one.has_succeeded)
     return {
-        "shared": min(map(len, told[:2])),
+        "shared": min(map(len, told[:4])),
         "failed": sum(not one.has_succeeded for one in attempts),
         "unhandled": KEYS * EVENTS_PER_KEY - len(succeeded),
         "handled_twice": sum(times > 1 for times in succeeded.values()),
