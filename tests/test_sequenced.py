@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -11,7 +12,10 @@ import pytest
 
 from eventbus import Context, EventBus, UnsupportedByTransport
 from eventbus.middleware import DeadLetter, Retry
+from eventbus.transports.base import Released
 from eventbus.transports.sqlite import letters
+from eventbus.transports.sqlite.sequence import Behind
+from eventbus.transports.sqlite.settlements import Settlements
 from eventbus.transports.sqlite.survey import survey
 
 SEQUENCED = DeadLetter(sequenced=True)
@@ -232,6 +236,17 @@ async def test_a_retry_that_succeeds_holds_nothing_back(store: Path) -> None:
         await bus.join()
 
     assert (handled, failed) == ([0, 1, 2], [0, 0, 1, 1, 2, 2])
+
+
+async def test_what_is_to_wait_is_kept_until_that_is_written() -> None:
+    """Where a commit fails, it is not given back: it could be handled before the letter is kept."""
+    handed_in: list[object] = []
+    desk: Any = SimpleNamespace(submit=handed_in.append)  # and it is never done
+    settlements = Settlements(desk, lambda connection, endings: None)
+    settlements.add((1, 1, Released(), Behind("a", [2, 3])))
+    settlements.add((7, 1, Released(), None))
+
+    assert sorted(settlements.unwritten()) == [1, 2, 3, 7]
 
 
 async def test_that_they_would_not_wait(store: Path) -> None:
