@@ -38,9 +38,9 @@ def bury(
     values = (
         failure.id,
         failure.subscription,
-        failure.error_type,
-        failure.error,
-        failure.traceback,
+        _storable(failure.error_type),
+        _storable(failure.error),
+        _storable(failure.traceback),
         failure.attempts,
         _micros(failure.failed_at),
         lane,
@@ -63,6 +63,11 @@ def bury(
         (MOST_KEPT,),
     )
     return is_kept
+
+
+def _storable(text: str) -> str:
+    """Write out what no file can hold: an error may say anything."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def newest(

@@ -18,6 +18,7 @@ __all__ = (
     "sealed",
 )
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 from zlib import crc32
@@ -48,6 +49,19 @@ EXACT_COLUMNS_AS_JSON = _COLUMNS % "hex(payload)"
 """The same for what may not even be text, where it says that it is JSON."""
 
 _PLAIN = (JSON, BYTES)
+_MOST_DEPTH = 200
+_MOST_DIGITS = 4300
+_TOO_MANY_DIGITS = b"0" * (_MOST_DIGITS + 1)
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_END_OF_TIME = 253_402_300_800 * 1_000_000  # the year 10,000
+_SAID: Mapping[str, tuple[type, ...]] = {
+    "correlation_id": (str,),
+    "causation_id": (str,),
+    "expires_at": (int, float),
+    "published": (int,),
+    "headers": (dict,),
+    "reply_to": (list,),
+}
 _TRAITS = ("correlation_id", "causation_id", "expires_at")
 
 
@@ -196,13 +210,33 @@ def _encoded(message: Message) -> tuple[str, bytes]:
         return BYTES, payload
     try:
         if isinstance(payload, BaseModel):
-            return JSON, payload.model_dump_json(by_alias=True, round_trip=True).encode()
-        return JSON, to_json(payload)
+            data = payload.model_dump_json(by_alias=True, round_trip=True).encode()
+        else:
+            data = to_json(payload)
+        if _may_be_unreadable(data):
+            from_json(data, allow_inf_nan=False)
+        return JSON, data
     except Exception as error:  # a model's own serializers may raise anything
         raise InvalidEvent(
             f"this {type(payload).__name__} for {message.topic!r} cannot be JSON: "
             f"{flaws_of(error)}; publish what JSON can hold, or a model that says how it is written"
         ) from error
+
+
+def _may_be_unreadable(data: bytes) -> bool:
+    """Ask whether JSON might hold what is written and yet not read; that is quickly denied.
+
+    Numbers that are none, deeply nested objects and lists, and numbers of thousands of digits.
+    """
+    if b"NaN" in data or b"Infinity" in data:
+        return True
+    if len(data) <= _MOST_DEPTH:
+        return False
+    if data.count(b"{") + data.count(b"[") > _MOST_DEPTH:
+        return True
+    return len(data) > _MOST_DIGITS and b"0" * (_MOST_DIGITS + 1) in data.translate(
+        _DIGITS_AS_ZEROS
+    )
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -260,7 +294,7 @@ def message_of(record: Record) -> Message:
             seconds = _note_said(traits, record.traits, seconds)
         message = _message_of(record)
     except InvalidEvent as flaw:
-        message = _unreadable_message(record, flaw)
+        message, seconds = _unreadable_message(record, flaw), 0.0
     message.head = (record.topic, None, traits)
     message.seconds = seconds
     return message
@@ -270,17 +304,37 @@ def _note_said(traits: Traits, text: str, seconds: float) -> float:
     """Note what is said of a message beside its payload; give when it was published."""
     try:
         said = from_json(text)
-        if (published := said.pop("published", None)) is not None:
-            traits.scheduled, seconds = Departed(seconds), published / 1e6
-        if (reply_to := said.pop("reply_to", None)) is not None:
-            inbox, number = reply_to
-            traits.reply_to = inbox, number
-        traits.headers = MappingProxyType(said.pop("headers", {}))
-        for name, value in said.items():
-            setattr(traits, name, value)
-        return seconds
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidEvent(f"what is said beside it is none of ours: {error}") from error
+    except ValueError as error:
+        raise InvalidEvent(f"what is said beside it is no JSON: {error}") from error
+    _check_said(said)
+    if (published := said.pop("published", None)) is not None:
+        traits.scheduled, seconds = Departed(seconds), published / 1e6
+    if (reply_to := said.pop("reply_to", None)) is not None:
+        inbox, number = reply_to
+        traits.reply_to = inbox, number
+    traits.headers = MappingProxyType(said.pop("headers", {}))
+    for name, value in said.items():
+        setattr(traits, name, value)
+    return seconds
+
+
+def _check_said(said: object) -> None:
+    if not isinstance(said, dict):
+        raise InvalidEvent("what is said beside it is no object")
+    for name, value in cast("dict[str, object]", said).items():
+        if not isinstance(value, _SAID.get(name, ())) or not _holds_what_it_should(value):
+            raise InvalidEvent(f"what is said beside it, in {name!r}, is none of ours")
+
+
+def _holds_what_it_should(value: object) -> bool:
+    """Tell whether headers are text, and whom to reply to is a name and a number."""
+    match value:
+        case dict():
+            return all(isinstance(one, str) for one in cast("dict[str, object]", value).values())
+        case list():
+            return [type(one) for one in cast("list[object]", value)] == [str, int]
+        case _:
+            return True
 
 
 def _message_of(record: Record) -> StoredMessage:
@@ -289,6 +343,8 @@ def _message_of(record: Record) -> StoredMessage:
             f"it was written as version {record.schema_version}, and this eventbus knows version "
             f"{SCHEMA_VERSION}"
         )
+    if not 0 <= record.time < _END_OF_TIME:
+        raise InvalidEvent(f"it was published at no time there is: {record.time} microseconds")
     message = StoredMessage()
     message.content_type, message.event = record.content_type, record.payload
     if message.content_type not in _PLAIN:
