@@ -16,7 +16,8 @@ LAYERS = {
     3: "subscription  responding  responders  stats  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
     "  transports.dead_letters  transports.exchange  transports.sqlite  transports.sqlite.*",
-    2: "context  probe  transports.base  transports.figures  middleware  middleware.*",
+    2: "context  probe  transports.base  transports.figures  transports.upkeep"
+    "  middleware  middleware.*",
     1: "deadlocks  inbox  correlation  message  publishing  settling  answers  replies  contracts"
     "  schema  codec  transaction  fitting  queue  retry  schedule  timers  threads  handlers"
     "  entry_points",

@@ -4,6 +4,7 @@ __all__ = ("app",)
 
 import typer
 
+from eventbus.cli.compacting import compact
 from eventbus.cli.dead_letters import list_letters, purge, redrive, show
 from eventbus.cli.ending import concluded
 from eventbus.cli.figures import stats, top
@@ -36,3 +37,4 @@ dlq.command("purge")(concluded(purge))
 app.command("export")(concluded(export_events))
 app.command("import")(concluded(import_events))
 app.command("verify")(concluded(verify))
+app.command("compact")(concluded(compact))

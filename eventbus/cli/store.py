@@ -23,6 +23,7 @@ from eventbus.topics import check_pattern
 from eventbus.transports.base import KeepsDeadLetters, Source, SourceSpec, Start, Transport
 from eventbus.transports.figures import KeepsFigures, StoreFigures
 from eventbus.transports.sqlite import Settings
+from eventbus.transports.upkeep import KeepsHouse
 
 Url: TypeAlias = Annotated[
     str, typer.Option(envvar="EVENTBUS_URL", help="The store, as sqlite:///events.db.")
@@ -99,6 +100,19 @@ class Store:
         if not isinstance(self._transport, KeepsFigures):
             raise UnsupportedByTransport("the transport of this URL tells no figures of its store")
         return self._portal.call(self._transport.figures)
+
+    def remove_now(self, tell: Callable[[int], None]) -> None:
+        """Remove what is beyond the limits of the URL."""
+        self._portal.call(self._house().remove_now, tell)
+
+    def shrink(self) -> int:
+        """Give some room back to the disk; give how many pages there are left to give back."""
+        return self._portal.call(self._house().shrink)
+
+    def _house(self) -> KeepsHouse:
+        if not isinstance(self._transport, KeepsHouse):
+            raise UnsupportedByTransport("the transport of this URL has no store to make smaller")
+        return self._transport
 
     def dead_letters(
         self, subscription: str | None, limit: int, before: str | None = None

@@ -65,8 +65,8 @@ class Expiry:
                 self._next = now + max(PAUSE_SECONDS, pause)
                 return
 
-    async def finish(self, tell: Callable[[int, int], None]) -> None:
-        """Remove all there is to remove; `tell` is called with how far that is, and of how much."""
+    async def finish(self, tell: Callable[[int], None]) -> None:
+        """Remove all there is to remove; `tell` is called with how many were looked at."""
         if self._settings.keeps_all:
             return
         if not self._settings.limits_by_pattern:
@@ -74,8 +74,7 @@ class Expiry:
             return
         sweep = await self._new_sweep()
         while not await self._round(sweep):
-            tell(sweep.looked_at, sweep.length)
-        tell(sweep.length, sweep.length)
+            tell(sweep.looked_at)
 
     async def _new_sweep(self) -> Sweep:
         _, last = await self._reader.ask(Look(first_and_last))

@@ -303,6 +303,7 @@ def _known(version: int, path: Path) -> int:
 
 def _create(connection: sqlite3.Connection) -> None:
     """Create the tables, where no other process was faster."""
+    insist(connection, "PRAGMA auto_vacuum=INCREMENTAL")  # only an empty file can still be told
     insist(connection, "PRAGMA journal_mode=WAL")
     connection.execute("BEGIN IMMEDIATE")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()

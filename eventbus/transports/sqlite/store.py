@@ -33,6 +33,7 @@ from eventbus.transports.sqlite.postbox import Postbox
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
 from eventbus.transports.sqlite.records import Record, packed, record_of
 from eventbus.transports.sqlite.settings import Settings
+from eventbus.transports.sqlite.shrinking import rewrite_once, shrink
 from eventbus.transports.sqlite.survey import survey
 
 logger = logging.getLogger("eventbus")
@@ -382,6 +383,17 @@ class SqliteTransport:
         finally:
             with CancelScope(shield=True):
                 await desk.close()
+
+    # --- upkeep -----------------------------------------------------------------------------
+
+    async def remove_now(self, tell: Callable[[int], None]) -> None:
+        """Remove all that is beyond the limits; `tell` is called with how many were looked at."""
+        await self._expiry.finish(tell)
+
+    async def shrink(self) -> int:
+        """Give some room back to the disk; give how many pages there are left to give back."""
+        await self._reader.ask(Look(rewrite_once))
+        return await self._writer.ask(Change(shrink))
 
     # --- figures ----------------------------------------------------------------------------
 
