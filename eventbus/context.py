@@ -89,7 +89,7 @@ class Origin(Protocol):
 
     @property
     def replayed_up_to(self) -> int:
-        """The last position of what was stored before it began; 0 where there are none."""
+        """The last position of what was stored before it was created; 0 where there is none."""
         ...
 
     @property
@@ -170,7 +170,13 @@ class Context(Generic[M_co]):
 
     @property
     def replay(self) -> bool:
-        """Whether it is read again by `bus.replay`."""
+        """Whether the message was stored before the subscription was created.
+
+        So it is while a subscription with `start=` catches up, and for all that `bus.replay` gives;
+        never in memory.
+        """
+        if self.failure is not None:
+            return False
         position = self.message.position
         return position is not None and position <= self.origin.replayed_up_to
 

@@ -51,6 +51,7 @@ from eventbus.transports.base import (
     Ack,
     Capabilities,
     CarriesRequests,
+    CatchesUp,
     Commit,
     Dead,
     JoinsTransactions,
@@ -158,6 +159,8 @@ class Feed:
         await queue.wait_for_room()
         stirs = self._stirs
         fetched = await source.fetch(queue.size - queue.depth)
+        if isinstance(source, CatchesUp):
+            self.subscription.replayed_up_to = source.began  # anew, where it was forgotten
         await self._put_all(source, fetched)
         # Race: a fetch that had begun before it was stirred tells nothing about what came since.
         if not fetched and stirs != self._stirs:
@@ -194,7 +197,11 @@ class Feed:
         subscription = self.subscription
         if subscription.is_sequenced and not self.holds(delivery):
             return
-        if delivery.attempt > subscription.max_deliveries:
+        if subscription.skips_replay_of(delivery.message):
+            subscription.counts.started += 1
+            subscription.counts.skipped += 1
+            await self.settle([(delivery, Ack())])
+        elif delivery.attempt > subscription.max_deliveries:
             await self._give_up_exhausted(delivery)
         elif await self._validate(delivery):
             if delivery.message.expires_at is not None and not subscription.is_durable:

@@ -57,6 +57,7 @@ class SubscribeOptions(TypedDict, Generic[M], total=False):
     max_deliveries: int
     durable: bool | None
     start: Start
+    replay: bool | None
     ack_wait: float | timedelta
 
 
@@ -89,6 +90,7 @@ class HandlerOptions(ResponderOptions[M], Generic[M], total=False):
 
     On a transport that keeps messages a subscription with a `name` or `group` is durable, unless
     `durable=False`: it goes on where it was. `start` says where it begins when it is new.
+    With `replay=False` it passes over what was stored before it was created, counted as `filtered`.
     `ack_wait` is for how long, in seconds, a process may give no sign of life before another one
     handles what it was handling; a running handler is no reason for that.
     """
@@ -98,6 +100,7 @@ class HandlerOptions(ResponderOptions[M], Generic[M], total=False):
     max_deliveries: int
     durable: bool | None
     start: Start
+    replay: bool | None
     ack_wait: float | timedelta
 
 
@@ -371,6 +374,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "ack": _check_ack,
     "durable": check_flag,
     "start": _check_start,
+    "replay": check_flag,
     "ack_wait": _check_ack_wait,
 }
 

@@ -88,6 +88,7 @@ class Options:
     start: Start = "new"
     ack_wait: float = 30.0
     skips_invalid: bool
+    skips_replays: bool = False
     ack: Ack
     max_deliveries: int
     middleware: tuple[Middleware | Policy, ...]
@@ -330,7 +331,7 @@ class Subscription:
         self.gates: Sequence[Gate] = ()
         self.failure_listeners: Sequence[Callable[[Entry], None]] = ()
         self.seen_dropped = 0
-        self.replayed_up_to = 0
+        self.replayed_up_to = 0  # the last position stored before it was created
         self.taken = 0  # by iterators, and not settled
 
     # --- what its policies say --------------------------------------------------------------
@@ -365,6 +366,11 @@ class Subscription:
         """How often a delivery is attempted at most, where its handler says `retry`."""
         most, retry = self.options.max_deliveries, self.retry
         return most if retry is None else min(retry.attempts, most)
+
+    def skips_replay_of(self, message: Message) -> bool:
+        """Tell whether a message is passed over, as it was stored before this was created."""
+        position = message.position if self.options.skips_replays else None
+        return position is not None and position <= self.replayed_up_to
 
     # --- what it asks of its transport ------------------------------------------------------
 

@@ -3,7 +3,7 @@
 Installed as a plugin by `tests/test_transport_contract.py`, which holds that the contract sees it.
 """
 
-__all__ = ("Forgetting", "Losing", "Mixing")
+__all__ = ("Forgetting", "Losing", "Mixing", "Straying")
 
 from collections.abc import Sequence
 from itertools import count
@@ -13,8 +13,9 @@ from typing import Any, Self
 from eventbus import Clock
 from eventbus.message import Delivery
 from eventbus.testing.transports.protocol import Spec
-from eventbus.transports.base import Ack, Outcome, Source, SourceSpec
+from eventbus.transports.base import Ack, Outcome, Place, Source, SourceSpec
 from eventbus.transports.sqlite import Settings, SqliteTransport
+from eventbus.transports.sqlite.reading import LogReading
 
 
 class Faulty:
@@ -107,3 +108,23 @@ class Forgetting(SqliteTransport):
 
     def open(self, spec: SourceSpec) -> Any:
         return Optimist(super().open(spec))
+
+
+class Straying(SqliteTransport):
+    """Reads again whatever there is, and does not say where catching up ends."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        super().__init__(Settings.of_url(url), clock)
+
+    def open(self, spec: SourceSpec) -> Any:
+        return Faulty(super().open(spec))
+
+    async def read(
+        self,
+        patterns: Sequence[str],
+        since: Place | None,
+        until: Place | None,
+        *,
+        last_per_key: bool = False,
+    ) -> LogReading:
+        return await super().read([">"], None, None)

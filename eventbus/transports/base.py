@@ -16,6 +16,7 @@ __all__ = (
     "Ack",
     "Capabilities",
     "CarriesRequests",
+    "CatchesUp",
     "Commit",
     "Dead",
     "JoinsTransactions",
@@ -393,6 +394,16 @@ class KeepsSchedule(Protocol):
         Raises:
             StoreError: It is not known what came of it; ask again.
         """
+        ...
+
+
+@runtime_checkable
+class CatchesUp(Protocol):
+    """A source that can begin with messages that were stored before its subscription was."""
+
+    @property
+    def began(self) -> int:
+        """The last position stored by then; known once the source is entered."""
         ...
 
 

@@ -19,6 +19,7 @@ bus.on(
     max_deliveries=5,
     ack="manual",
 )
+bus.on(CREATED, name="audit", start="first", replay=False)
 bus.on("orders.*", group="billing", where=lambda event: bool(event))
 bus.on(CREATED, name=None, group=None, where=None, key=None, concurrency=None)
 bus.on(CREATED, SHIPPED, queue_size=None, overflow=None)
@@ -69,6 +70,7 @@ bus.on("orders.*", overflow="drop-oldest")  # expect-error
 bus.on(CREATED, invalid="ignore")  # expect-error
 bus.on(CREATED, ack="never")  # expect-error
 bus.on(CREATED, ack=None)  # expect-error
+bus.on(CREATED, replay="skip")  # expect-error
 bus.on(CREATED, concurency=8)  # expect-error
 bus.on("orders.*", concurency=8)  # expect-error
 bus.on("orders.*", model=Created, grup="billing")  # expect-error

@@ -21,6 +21,7 @@ from eventbus.testing.transports.keeping import Keeping
 from eventbus.testing.transports.ordering import Ordering
 from eventbus.testing.transports.protocol import TalkingToSources
 from eventbus.testing.transports.refusing import Refusing
+from eventbus.testing.transports.rereading import Rereading
 from eventbus.testing.transports.store import Store
 
 Behaviour: TypeAlias = Callable[[Store], Awaitable[None]]
@@ -28,7 +29,16 @@ Behaviour: TypeAlias = Callable[[Store], Awaitable[None]]
 
 
 class TransportContract(
-    Asking, Carrying, Delaying, Ordering, Failing, Ending, Keeping, Refusing, TalkingToSources
+    Asking,
+    Carrying,
+    Delaying,
+    Ordering,
+    Failing,
+    Ending,
+    Keeping,
+    Rereading,
+    Refusing,
+    TalkingToSources,
 ):
     """Tests that show whether a transport does what a bus, and its users, rely on.
 

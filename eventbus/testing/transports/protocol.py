@@ -1,6 +1,6 @@
 """What the bus relies on, asked of the transport itself: its sources, and how deliveries end."""
 
-__all__ = ("Spec", "TalkingToSources")
+__all__ = ("Spec", "TalkingToSources", "numbered")
 
 from collections.abc import Sequence
 from dataclasses import dataclass

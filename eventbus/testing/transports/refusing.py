@@ -96,6 +96,17 @@ class Refusing(Sizes):
 
         assert len(listener.heard) == sent
 
+    async def test_a_replay_of_what_is_not_kept_is_refused(self, store: Store) -> None:
+        """In one sentence, before its first step."""
+        async with store.bus() as bus:
+            try:
+                bus.replay("jobs.new")
+            except UnsupportedByTransport as refused:
+                assert not store.capabilities.replay
+                assert _is_sentence(str(refused))  # noqa: PT017
+            else:
+                assert store.capabilities.replay
+
     async def test_an_unknown_option_of_the_url_is_refused(self, store: Store) -> None:
         """By the name of the option; its value may be a password, and is not shown."""
         joint = "&" if "?" in store.url else "?"

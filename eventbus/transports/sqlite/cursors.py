@@ -5,6 +5,7 @@ All that is many is written and read by one statement, as JSON, for the reason t
 
 __all__ = (
     "Claimed",
+    "Established",
     "Outcomes",
     "claim_new",
     "establish",
@@ -27,6 +28,14 @@ from eventbus.errors import InvalidOption, StoreCorrupt
 from eventbus.transports.base import Start
 from eventbus.transports.sqlite.log import cursor_before, first_and_last
 from eventbus.transports.sqlite.sequence import leave_waiting
+
+
+class Established(NamedTuple):
+    """A subscription: its number, its cursor, and the last position that was there before it."""
+
+    number: int
+    cursor: int
+    began: int
 
 
 class Claimed(NamedTuple):
@@ -57,8 +66,8 @@ def establish(
     start: Start,
     is_wanted: Callable[[str], bool],
     first_new: int | None = None,
-) -> tuple[int, int]:
-    """Find a subscription, or create it where it is to start; give its number and its cursor.
+) -> Established:
+    """Find a subscription, or create it where it is to start.
 
     Raises:
         InvalidOption: The name stands for other patterns.
@@ -67,12 +76,13 @@ def establish(
     """
     wanted = to_json(sorted(patterns))
     row = connection.execute(
-        "SELECT id, CAST(patterns AS BLOB), cursor FROM subscription WHERE name = ?", (name,)
+        "SELECT id, CAST(patterns AS BLOB), cursor, began FROM subscription WHERE name = ?", (name,)
     ).fetchone()
     if row is None:
         cursor = cursor_before(connection, start, is_wanted, first_new)
-        return _create(connection, name, wanted, cursor), cursor
-    number, stored, cursor = row
+        began = cursor_before(connection, "new", is_wanted, first_new)
+        return Established(_create(connection, name, wanted, cursor, began), cursor, began)
+    number, stored, cursor, began = row
     if stored != wanted:
         raise InvalidOption(
             f"the store knows {name!r} as a subscription to {', '.join(from_json(stored))}, not to "
@@ -80,13 +90,15 @@ def establish(
             "first"
         )
     _check_cursor(connection, name, cursor)
-    return number, cursor
+    return Established(number, cursor, began)
 
 
-def _create(connection: sqlite3.Connection, name: str, patterns: bytes, cursor: int) -> int:
+def _create(
+    connection: sqlite3.Connection, name: str, patterns: bytes, cursor: int, began: int
+) -> int:
     number = connection.execute(
-        "INSERT INTO subscription (name, patterns, cursor) VALUES (?, ?, ?)",
-        (name, patterns.decode(), cursor),
+        "INSERT INTO subscription (name, patterns, cursor, began) VALUES (?, ?, ?, ?)",
+        (name, patterns.decode(), cursor, began),
     ).lastrowid
     return number or 0
 

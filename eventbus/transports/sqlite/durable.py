@@ -30,14 +30,12 @@ from eventbus.transports.base import (
     Released,
     RetryLater,
     SourceSpec,
-    Start,
 )
 from eventbus.transports.sqlite import cursors
 from eventbus.transports.sqlite.clerks import Change, Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.effects import Effects, Places, Storing, carry_out
 from eventbus.transports.sqlite.letters import bury, read_records, unsend
-from eventbus.transports.sqlite.log import first_and_last
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import Record, message_of
 from eventbus.transports.sqlite.scan import Scan, wants
@@ -67,6 +65,7 @@ class DurableSource:
         self.spec = spec
         self._storing = storing
         self.number = 0
+        self.began = 0
         self._session = session
         self._writer = writer
         self._reader = reader
@@ -81,18 +80,21 @@ class DurableSource:
         self._is_unsure = False
         self._may_have_free = True
         # By the writer, so that it begins before what is published after this.
-        self._begin = Change(partial(self._establish, start=spec.start))
+        self._begin = Change(self._establish)
         writer.submit(self._begin)
 
     async def __aenter__(self) -> Self:
-        self.number, self._cursor = await self._writer.wait(self._begin)
-        self._scan.go_to(self._cursor)
+        self._go_on_from(await self._writer.wait(self._begin))
         return self
 
-    def _establish(self, connection: sqlite3.Connection, start: Start) -> tuple[int, int]:
+    def _go_on_from(self, established: cursors.Established) -> None:
+        self.number, self._cursor, self.began = established
+        self._scan.go_to(self._cursor)
+
+    def _establish(self, connection: sqlite3.Connection) -> cursors.Established:
         name, patterns = self.spec.name, self.spec.patterns
         return cursors.establish(
-            connection, name, patterns, start, wants(patterns), self._first_new
+            connection, name, patterns, self.spec.start, wants(patterns), self._first_new
         )
 
     async def __aexit__(self, *_: object) -> None:
@@ -247,16 +249,8 @@ class DurableSource:
     async def _begin_anew(self) -> None:
         """Begin as a new subscription: it was forgotten while it runs here."""
         logger.warning("%s was forgotten, by another process, and begins anew", self.spec.name)
-        begin: Change[tuple[int, int]] = Change(self._establish_anew)
-        self.number, self._cursor = await self._writer.ask(begin)
-        self._scan.go_to(self._cursor)
-
-    def _establish_anew(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        start = self.spec.start
-        if start == "new":  # what has come since is not lost
-            removed, _ = first_and_last(connection)
-            start = max(self._cursor, removed) + 1
-        return self._establish(connection, start)
+        self._first_new = self._cursor + 1  # What has come since is not lost, and no replay.
+        self._go_on_from(await self._writer.ask(Change(self._establish)))
 
     def _hold(self, position: int, record: Record, attempt: int) -> LaterDelivery:
         message = message_of(record)

@@ -24,20 +24,24 @@ class LiveSource:
     """Where one such subscription is. Its dead letters are kept in the store."""
 
     def __init__(self, spec: SourceSpec, writer: Desk, reader: Desk) -> None:
+        self.began = 0
         self._spec = spec
         self._scan = Scan(reader, spec)
         self._writer = writer
         self._first_new: int | None = None
         # By the writer, so that it begins before what is published after this.
-        self._begin: Change[int] = Change(self._find_start)
+        self._begin = Change(self._find_start)
         writer.submit(self._begin)
 
-    def _find_start(self, connection: sqlite3.Connection) -> int:
-        spec = self._spec
-        return cursor_before(connection, spec.start, wants(spec.patterns), self._first_new)
+    def _find_start(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """Tell the position before the first it is to hear, and before what is new to it."""
+        is_wanted = wants(self._spec.patterns)
+        cursor = cursor_before(connection, self._spec.start, is_wanted, self._first_new)
+        return cursor, cursor_before(connection, "new", is_wanted, self._first_new)
 
     async def __aenter__(self) -> Self:
-        self._scan.go_to(await self._writer.wait(self._begin))
+        cursor, self.began = await self._writer.wait(self._begin)
+        self._scan.go_to(cursor)
         return self
 
     async def __aexit__(self, *_: object) -> None:

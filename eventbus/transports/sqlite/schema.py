@@ -3,7 +3,8 @@
 `log` holds the records. Positions rise by one from record to record; those removed by retention,
 all up to `meta.removed`, are never used again. A subscription has turned everything up to its
 `cursor` into deliveries or passed it by; `delivery` holds those that are not settled. So all below
-the first of them, or up to the cursor where there is none, is done with.
+the first of them, or up to the cursor where there is none, is done with. What was stored when it
+was created, up to `began`, it hears as a replay.
 
 A delivery belongs to the session (a bus of some process) that `owner` names, or is free. It is
 `suspect` if the process that had it died meanwhile: perhaps of it. `attempts` counts those begun,
@@ -108,7 +109,8 @@ CREATE TABLE subscription (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     patterns TEXT NOT NULL,
-    cursor INTEGER NOT NULL
+    cursor INTEGER NOT NULL,
+    began INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE delivery (
     subscription INTEGER NOT NULL,
@@ -200,6 +202,7 @@ CREATE TABLE reply (
     text TEXT NOT NULL
 );
 CREATE INDEX reply_to ON reply (session, number);
+ALTER TABLE subscription ADD COLUMN began INTEGER NOT NULL DEFAULT 0;
 """
 }
 """By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""
