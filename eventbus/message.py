@@ -19,6 +19,7 @@ __all__ = (
     "note_matched",
     "note_stored",
     "reply_to_of",
+    "went_out_at",
     "within_of",
     "write_message",
     "write_traits",
@@ -343,6 +344,13 @@ def within_of(messages: Sequence[Message]) -> Within | None:
     """Tell the transaction that messages published together are to be part of; None if none."""
     traits = messages[0].head[2] if messages else None
     return None if traits is None else traits.within
+
+
+def went_out_at(message: Message) -> float:
+    """Tell the wall time at which a message went out: later than published, if it was delayed."""
+    traits = message.head[2]
+    scheduled = None if traits is None else traits.scheduled
+    return message.seconds if scheduled is None else scheduled.at
 
 
 def note_matched(message: Message, matched: int) -> None:

@@ -16,7 +16,7 @@ from eventbus.clock import Clock
 from eventbus.context import Context
 from eventbus.contracts import Topic
 from eventbus.errors import BusClosed, EventBusError, InvalidEvent, UnsupportedByTransport
-from eventbus.message import Entry, Message, converted
+from eventbus.message import Entry, Message, converted, went_out_at
 from eventbus.publishing import PublishOptions
 from eventbus.schema import Schema, flaws_of
 from eventbus.settling import REPLAYED, Asked
@@ -214,7 +214,7 @@ class Replay(Generic[M_co]):
     async def _wait_until_due(self) -> None:
         seconds = 0.0
         if self._pace is not None:
-            seconds = self._pace.seconds_before(self._ahead[0].seconds)
+            seconds = self._pace.seconds_before(went_out_at(self._ahead[0]))
         await (self._clock.sleep(seconds) if seconds else checkpoint())
 
     async def _unless_closed(self, work: Callable[[], Awaitable[T]]) -> T:

@@ -1,6 +1,6 @@
 """Reading back what the transport keeps: `bus.replay`."""
 
-__all__ = ("InvalidInReplay", "ReplayOptions", "Replaying")
+__all__ = ("InvalidInReplay", "ReplayOptions", "Replaying", "check_replay")
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -126,9 +126,7 @@ class Replaying:
             StoreError: On a step: the store cannot be read.
         """
         texts, topics = patterns_of(patterns)
-        said = check_options(options, REPLAY_OPTIONS, "replay", _CHECKS)
-        since, until = said.get("since"), said.get("until")
-        _check_order(since, until)
+        said = check_replay(options)
         self.require_open()
         skips_invalid = said.get("invalid") == "skip"
         model = model_of(topics, model)
@@ -136,8 +134,8 @@ class Replaying:
         begin = partial(
             self._exchange.messages_kept().read,
             texts,
-            since,
-            until,
+            said.get("since"),
+            said.get("until"),
             last_per_key=said.get("last_per_key", False),
         )
         replay: Replay[Any] = Replay(
@@ -159,6 +157,17 @@ class Replaying:
 
 
 REPLAY_OPTIONS = frozenset(ReplayOptions.__annotations__)
+
+
+def check_replay(options: ReplayOptions) -> ReplayOptions:
+    """Check the options of `replay`; give those that were said, and are not None.
+
+    Raises:
+        InvalidOption: An unknown option, or a value that cannot be used.
+    """
+    said = check_options(options, REPLAY_OPTIONS, "replay", _CHECKS)
+    _check_order(said.get("since"), said.get("until"))
+    return said
 
 
 def _check_place(word: str, value: object) -> None:

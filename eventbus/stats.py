@@ -5,7 +5,7 @@ __all__ = ("BusStats", "SubscriptionStats", "read_bus", "read_subscription")
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from eventbus.message import Delivery, Message
+from eventbus.message import Delivery, went_out_at
 from eventbus.subscription import Counts, Subscription
 
 
@@ -177,10 +177,4 @@ def _oldest_age(subscription: Subscription, now: float) -> float:
         return 0.0
     oldest = queue.items[0]
     message = oldest.message if isinstance(oldest, Delivery) else oldest
-    return max(0.0, now - _queued_at(message))
-
-
-def _queued_at(message: Message) -> float:
-    traits = message.head[2]
-    scheduled = None if traits is None else traits.scheduled
-    return message.seconds if scheduled is None else scheduled.at
+    return max(0.0, now - went_out_at(message))

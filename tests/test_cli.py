@@ -7,7 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,7 +18,7 @@ import pytest
 from eventbus import Context, EventBus
 from eventbus.cli import figures, lines, main, store
 from eventbus.cli.text import age, counted, printable, size
-from eventbus.clock import Clock
+from eventbus.clock import Clock, stopwatch
 from eventbus.message import Message, Receipt
 from eventbus.transports.base import Capabilities, Source, SourceSpec
 from tests.shell import Shell
@@ -216,6 +216,77 @@ def test_nothing_drives_the_terminal(shell: Shell) -> None:
 
     assert [is_harmless(one.output + one.complaint) for one in shown] == [True] * 6
     assert {one["payload"]["order_id"] for one in shown[1].json} == {NASTY}
+
+
+# --- replay ---------------------------------------------------------------------------------------
+
+
+def give_events(shell: Shell, seconds: float = 60.0) -> None:
+    """Store four events, so far apart, the keys of which are a, b, a, and none."""
+    lines = [
+        {
+            "topic": "orders.placed",
+            "payload": {"n": n},
+            "key": key,
+            "time": f"{datetime.fromtimestamp(1.8e9 + n * seconds, UTC).isoformat()}",
+        }
+        for n, key in enumerate(["a", "b", "a", None], 1)
+    ]
+    shell("import", typed="\n".join(map(json.dumps, lines)))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([">"], [1, 2, 3, 4]),
+        (["orders.*", "other"], [1, 2, 3, 4]),
+        (["other"], []),
+        ([">", "--since", "2", "--until", "3"], [2, 3]),
+        ([">", "--since", "2027-01-15T08:02:00Z"], [2, 3, 4]),
+        ([">", "--until", "2027-01-15T08:02:30+00:00"], [1, 2]),
+        ([">", "--last-per-key"], [2, 3, 4]),
+    ],
+)
+def test_replay_prints_what_is_stored(shell: Shell, words: list[str], expected: list[int]) -> None:
+    """In its order, and then it ends; as JSON it is what `export` writes."""
+    give_events(shell)
+    replayed = shell("replay", *words, "--json").json
+
+    assert [event["payload"]["n"] for event in replayed] == expected
+    assert [event for event in shell("export").json if event in replayed] == replayed
+    assert len(shell("replay", *words).lines) == len(expected)
+
+
+def test_replay_can_be_as_fast_as_it_was(shell: Shell) -> None:
+    """Or several times as fast."""
+    give_events(shell, seconds=0.2)
+    began = stopwatch()
+    ended = shell("replay", ">", "--speed", "2.0")
+
+    assert len(ended.lines) == 4
+    assert stopwatch() - began > 3 * 0.2 / 2.0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([">", "--since", "first"], "--since 'first': give a position, or a time as"),
+        ([">", "--until", "2026-05-01T00:00:00"], "--until '2026-05-01T00:00:00': give a"),
+        ([">", "--since", "0"], "since=0: give a position, from 1 on"),
+        ([">", "--since", "9"], "since=9 is not in the log, which ends at 4"),
+        ([">", "--since", "3", "--until", "2"], "until=2 is before since=3"),
+        ([">", "--speed", "0"], "speed=0.0: give more than 0"),
+        (["a..b"], "'a..b'"),
+        ([], "Missing argument 'patterns'"),
+    ],
+)
+def test_replay_refuses_what_cannot_be(shell: Shell, words: list[str], sentence: str) -> None:
+    """In one sentence, and with code 2."""
+    give_events(shell)
+    ended = shell("replay", *words)
+
+    assert (ended.code, ended.output) == (2, "")
+    assert sentence in ended.complaint
 
 
 # --- export and import ----------------------------------------------------------------------------
@@ -633,7 +704,9 @@ class Bare:
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("words", [["stats"], ["dlq", "list"], ["dlq", "purge", "--all"]])
+@pytest.mark.parametrize(
+    "words", [["stats"], ["replay", ">"], ["dlq", "list"], ["dlq", "purge", "--all"]]
+)
 def test_a_transport_that_cannot_is_named(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -498,6 +498,22 @@ async def test_messages_come_as_they_were_published(opened: Opened, clock: Manua
         assert [one - first for one in others] == [5, 5, 7]
 
 
+async def test_a_delayed_message_comes_when_it_went_out(opened: Opened, clock: ManualClock) -> None:
+    """Though it was published long before."""
+    async with opened(clock=clock) as bus:
+        await bus.publish("x", {"n": 2}, delay=100)
+        await clock.advance(90)
+        await bus.publish("x", {"n": 1})
+        while [one async for one in bus.replay("x")][-1].event != {"n": 2}:
+            await clock.advance(1)
+            await anyio.sleep(0.01)  # the store lets it out in its own time
+        await bus.publish("x", {"n": 3})
+
+        first, second, third = await replayed_at(bus, clock, 1.0)
+        assert second - first == 10
+        assert third - second < 30
+
+
 def waits(clock: ManualClock, *times: float) -> list[float]:
     """Ask a pace how long to wait, by a clock that stands still."""
     pace = Pace(1.0, clock)

@@ -10,6 +10,7 @@ from eventbus.cli.ending import concluded
 from eventbus.cli.figures import stats, top
 from eventbus.cli.moving import export_events, import_events, verify
 from eventbus.cli.publishing import publish
+from eventbus.cli.replaying import replay
 from eventbus.cli.run import run
 from eventbus.cli.tail import tail
 
@@ -27,6 +28,7 @@ dlq = typer.Typer(
 app.command("run")(concluded(run))
 app.command("publish")(concluded(publish))
 app.command("tail")(concluded(tail))
+app.command("replay")(concluded(replay))
 app.command("stats")(concluded(stats))
 app.command("top")(concluded(top))
 app.add_typer(dlq, name="dlq")

@@ -4,14 +4,16 @@ The store's own event loop runs in a thread of its own. So commands can read and
 plainest way, and a signal ends them wherever they wait.
 """
 
-__all__ = ("Pages", "Store", "Url", "opened")
+__all__ = ("Pages", "Reread", "Store", "Url", "opened")
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, TypeAlias
 
 import typer
+from anyio import sleep
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from eventbus.clock import SystemClock
@@ -19,8 +21,17 @@ from eventbus.context import FailedDelivery
 from eventbus.errors import InvalidOption, UnsupportedByTransport
 from eventbus.message import Message, Receipt
 from eventbus.plugins import transport
+from eventbus.replaying import ReplayOptions
 from eventbus.topics import check_pattern
-from eventbus.transports.base import KeepsDeadLetters, Source, SourceSpec, Start, Transport
+from eventbus.transports.base import (
+    KeepsDeadLetters,
+    KeepsMessages,
+    Reading,
+    Source,
+    SourceSpec,
+    Start,
+    Transport,
+)
 from eventbus.transports.figures import KeepsFigures, StoreFigures
 from eventbus.transports.sqlite import Settings
 from eventbus.transports.upkeep import KeepsHouse
@@ -67,6 +78,32 @@ class Pages:
         return self._source.reached or 0
 
 
+class Reread:
+    """Messages of a store, read again page by page."""
+
+    def __init__(self, portal: BlockingPortal, reading: Reading) -> None:
+        self._portal = portal
+        self._reading = reading
+
+    @property
+    def total(self) -> int:
+        """How many positions there are to be read."""
+        return max(0, self._reading.end - self._reading.first + 1)
+
+    @property
+    def done(self) -> int:
+        """How many of them have been read."""
+        return self._reading.reached - self._reading.first + 1
+
+    def next(self) -> Sequence[Message]:
+        """Take a page of messages; now and then there are none in it."""
+        return self._portal.call(self._reading.read_on)
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass."""
+        self._portal.call(sleep, seconds)
+
+
 class Store:
     """What a transport can do for a command."""
 
@@ -90,6 +127,26 @@ class Store:
         source = self._transport.open(_Reading(patterns, start))
         with self._portal.wrap_async_context_manager(source) as opened_source:
             yield Pages(self._portal, opened_source)
+
+    def reread(self, patterns: Sequence[str], options: ReplayOptions) -> Reread:
+        """Begin to read again what is stored by now.
+
+        Raises:
+            InvalidPattern: One of the patterns is none.
+            UnsupportedByTransport: It does not give again what it carried.
+        """
+        for pattern in patterns:
+            check_pattern(pattern)
+        if not isinstance(self._transport, KeepsMessages):
+            raise UnsupportedByTransport("the transport of this URL gives nothing again")
+        read = partial(
+            self._transport.read,
+            patterns,
+            options.get("since"),
+            options.get("until"),
+            last_per_key=options.get("last_per_key", False),
+        )
+        return Reread(self._portal, self._portal.call(read))
 
     def figures(self) -> StoreFigures:
         """Read what it holds.

@@ -1,6 +1,6 @@
 """`eventbus tail`."""
 
-__all__ = ("StartOption", "start_of", "tail")
+__all__ = ("StartOption", "place_of", "start_of", "tail")
 
 from contextlib import suppress
 from datetime import datetime
@@ -14,7 +14,7 @@ from eventbus.cli.store import Pages, Url, opened
 from eventbus.cli.text import json_text
 from eventbus.errors import InvalidOption
 from eventbus.message import Message
-from eventbus.transports.base import Start
+from eventbus.transports.base import Place, Start
 
 StartOption: TypeAlias = Annotated[
     str,
@@ -72,6 +72,15 @@ def start_of(text: str) -> Start:
     """
     if text in _WORDS:
         return _WORDS[text]
+    return place_of("--from", text, "new, first, last, ")
+
+
+def place_of(word: str, text: str, others: str = "") -> Place:
+    """Read a position or a time; an error says what `others` there are.
+
+    Raises:
+        InvalidOption: It is neither a position nor a time with its zone.
+    """
     if text.isascii() and text.isdecimal():
         return int(text)
     with suppress(ValueError):
@@ -79,5 +88,5 @@ def start_of(text: str) -> Start:
         if time.utcoffset() is not None:
             return time
     raise InvalidOption(
-        f"--from {text!r}: give new, first, last, a position, or a time as 2026-01-31T12:00:00Z"
+        f"{word} {text!r}: give {others}a position, or a time as 2026-01-31T12:00:00Z"
     )
