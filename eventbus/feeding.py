@@ -179,11 +179,11 @@ class Feed:
         await self._exchange.clock.sleep(PATIENCE_SECONDS)
 
     async def _put_all(self, source: Source, deliveries: Sequence[Delivery]) -> None:
-        placed = 0
+        placed, most = 0, self.subscription.max_deliveries
         try:
             await checkpoint_if_cancelled()  # Race: what came while the feed was closed goes back.
             for delivery in deliveries:
-                await self._put(delivery)
+                await self._put(delivery, most)
                 placed += 1
         finally:
             if placed < len(deliveries):
@@ -193,7 +193,7 @@ class Feed:
 
     # --- queueing ---------------------------------------------------------------------------
 
-    async def _put(self, delivery: Delivery) -> None:
+    async def _put(self, delivery: Delivery, most: int) -> None:
         subscription = self.subscription
         if subscription.is_sequenced and not self.holds(delivery):
             return
@@ -201,16 +201,19 @@ class Feed:
             subscription.counts.started += 1
             subscription.counts.skipped += 1
             await self.settle([(delivery, Ack())])
-        elif delivery.attempt > subscription.max_deliveries:
+        elif delivery.attempt > most:
             await self._give_up_exhausted(delivery)
-        elif await self._validate(delivery):
+        elif (error := self._validate(delivery)) is not None:
+            await self._refuse(delivery, error)
+        else:
             if delivery.message.expires_at is not None and not subscription.is_durable:
                 subscription.expect_expiry()
             waiter = subscription.ready_queue().offer(delivery)
             if waiter is not None:
                 await wait_for_places([waiter])
 
-    async def _validate(self, delivery: Delivery) -> bool:
+    def _validate(self, delivery: Delivery) -> Exception | None:
+        """Make the event of a delivery what the model makes of it; give the error that refuses."""
         schema, message = self.subscription.schema, delivery.message
         try:
             if schema is None:
@@ -220,9 +223,8 @@ class Feed:
             else:
                 delivery.event = schema.validate(delivery.event)
         except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
-            await self._refuse(delivery, error)
-            return False
-        return True
+            return error
+        return None
 
     async def _refuse(self, delivery: Delivery, error: Exception) -> None:
         subscription = self.subscription

@@ -103,6 +103,8 @@ class Schema(Generic[M]):
         """
         if payload.__class__ is dict:  # the common case, and the fastest way to ask
             return self.validate_dict(payload)
+        if type(payload) is bytes:  # the common case of what was stored
+            return self._validator.validate_json(payload)
         if isinstance(payload, BaseModel) and not self._is_instance(payload):
             return self._validator.validate_python(
                 payload, from_attributes=True, by_alias=True, by_name=True

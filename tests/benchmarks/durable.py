@@ -26,6 +26,7 @@ from pydantic_core import to_json
 
 from eventbus import EventBus
 from eventbus.clock import uuid7_text
+from tests.benchmarks import rereading
 from tests.benchmarks.measure import Case, Sample, Samples, expect
 from tests.benchmarks.table import missed_by
 
@@ -218,6 +219,7 @@ CASES = {
     "batches on a bus": Case(by_bus(1, BATCH), 20 * BATCH),
     "groups by hand": Case(by_hand(1, GROUP, BODY), 80 * GROUP),
     "handled": Case(handled, 80 * GROUP),
+    **rereading.CASES,
     "arrival": Case(arrival, 200),
 }
 
@@ -248,6 +250,9 @@ ROWS = (
     Row("64 publishers at once", "64 on a bus", "64 by hand", 0.6),
     Row("publish_many of 1000", "batches on a bus", "batches by hand", 0.5),
     Row("256 of 200 B, until handled and acknowledged", "handled", "groups by hand", 0.25),
+    Row("200 B, replayed; by hand bare pages of rows", "replay", "pages by hand", 1 / 6),
+    Row('handler with start="first", likewise', "handler again", "pages by hand", 1 / 6),
+    Row("the same, durable", "durable again", "pages by hand", 1 / 6),
 )
 
 

@@ -18,8 +18,8 @@ from eventbus.errors import PositionGone
 from eventbus.transports.sqlite.clerks import Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.log import Page, read_between
+from eventbus.transports.sqlite.scan import RECORDS_PER_PAGE
 
-RECORDS_PER_PAGE = 256
 POSITIONS_AT_ONCE = 10_000
 
 # Keys that are NULL differ from each other: all of them stay.

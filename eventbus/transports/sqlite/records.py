@@ -188,9 +188,18 @@ def sealed(checksum: int, position: int) -> int:
     return crc32(position.to_bytes(8, "big"), checksum)
 
 
-def _crc_of(*fields: object) -> int:
+def _crc_of(
+    id: str,
+    topic: str,
+    time: int,
+    key: str | None,
+    traits: str | None,
+    content_type: str,
+    schema_version: int,
+) -> int:
     # No field holds a control character, so that two different heads give two different texts.
-    return crc32("\n".join(map(str, fields)).encode())
+    head = f"{id}\n{topic}\n{time}\n{key}\n{traits}\n{content_type}\n{schema_version}"
+    return crc32(head.encode())
 
 
 def _traits_text(traits: Traits, published: int | None) -> str | None:
