@@ -62,6 +62,12 @@ FAULTS = {
         "a_retry_outlasts_the_bus",
         "how_a_delivery_ended_outlasts_the_transport",
     ],
+    "straying": [
+        "a_replay_gives_what_matches",
+        "a_replay_keeps_to_its_range",
+        "the_newest_of_each_key_is_replayed",
+        "what_was_there_before_is_a_replay",
+    ],
 }
 """What each faulty transport of `broken_transports` does not do."""
 
@@ -83,6 +89,12 @@ SOUND = {
         "topics_do_not_mix",
         "what_failed_comes_again",
         "a_subscription_goes_on_where_it_was",
+    ],
+    "straying": [
+        "messages_arrive_whole",
+        "what_is_kept_is_replayed_whole",
+        "a_replay_ends",
+        "a_reading_tells_where_it_is",
     ],
 }
 """What it does nevertheless."""
