@@ -189,7 +189,7 @@ class DurableSource:
         positions = [one.position for one in claimed]
         records = await self._reader.ask(Look(lambda one: read_records(one, positions)))
         return [
-            self._hold(one.position, records[one.position], self._attempt(one))
+            self._hold(one.position, message_of(records[one.position]), self._attempt(one))
             for one in claimed
             if self._is_kept(one.position, records)
         ]
@@ -225,14 +225,14 @@ class DurableSource:
         return False
 
     async def _claim(self, most: int) -> Sequence[Delivery]:
-        records = tuple(self._scan.ahead)
-        if not records and self._scan.seen - self._cursor < CURSOR_LAG:
+        messages = {one.position: message_of(one) for one in self._scan.ahead}
+        if not messages and self._scan.seen - self._cursor < CURSOR_LAG:
             return []
         claim = partial(
             cursors.claim_new,
             subscription=self.number,
             session=self._session,
-            entries=[(one.position, self.spec.order_of(message_of(one))) for one in records],
+            entries=[(position, self.spec.order_of(one)) for position, one in messages.items()],
             seen=self._scan.seen,
             most=most,
             is_sequenced=self.spec.is_sequenced,
@@ -244,7 +244,8 @@ class DurableSource:
         self._cursor, ours = claimed
         passed = self._scan.take_up_to(self._cursor)
         self._may_have_free = self._may_have_free or len(ours) < len(passed)
-        return [self._hold(one.position, one, 1) for one in passed if one.position in ours]
+        places = [one.position for one in passed if one.position in ours]
+        return [self._hold(place, messages[place], 1) for place in places]
 
     async def _begin_anew(self) -> None:
         """Begin as a new subscription: it was forgotten while it runs here."""
@@ -252,8 +253,7 @@ class DurableSource:
         self._first_new = self._cursor + 1  # What has come since is not lost, and no replay.
         self._go_on_from(await self._writer.ask(Change(self._establish)))
 
-    def _hold(self, position: int, record: Record, attempt: int) -> LaterDelivery:
-        message = message_of(record)
+    def _hold(self, position: int, message: Message, attempt: int) -> LaterDelivery:
         if position < 0 and (traits := message.head[2]) is not None:
             # A dead letter sent again goes whatever its time, and nobody waits for its reply.
             traits.expires_at = traits.reply_to = None
@@ -271,7 +271,8 @@ class DurableSource:
                 await self._commit(delivery, outcome.transaction)
                 continue
             self._note(delivery, outcome)
-            must_wait = must_wait or outcome != Ack() or self._lets_go(delivery)
+            can_wait = isinstance(outcome, Ack) and not outcome.is_urgent
+            must_wait = must_wait or not can_wait or self._lets_go(delivery)
         if must_wait:
             await self._settlements.wait()
 
