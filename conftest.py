@@ -13,6 +13,10 @@ Backend: TypeAlias = tuple[str, dict[str, object]]
 ASYNCIO: Backend = ("asyncio", {"debug": True})
 TRIO: Backend = ("trio", {})
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # This process is measured, but not the programs that tests start: they would begin much later.
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
 # That a step took long tells nothing on a busy machine; what is never retrieved is an error.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 
