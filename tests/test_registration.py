@@ -268,6 +268,7 @@ def test_every_option_of_on_is_known() -> None:
         "name",
         "overflow",
         "queue_size",
+        "replay",
         "start",
         "where",
     } == HANDLER_OPTIONS
