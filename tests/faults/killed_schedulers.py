@@ -60,8 +60,10 @@ def torment(path: Path, kills: int) -> dict[str, object]:
     for _ in range(kills - 1):
         one = Mortal(lambda say: anyio.run(schedule, path, say))
         words += live_for(one, random.uniform(0.02, 0.2))
+        overhear(ears)
     is_over = monotonic() + PATIENCE
     while left(path) and monotonic() < is_over:
+        overhear(ears)
         sleep(0.05)
     path.rename(path.with_suffix(".done"))
     told = [word.split() for ear in ears for word in ear.words()]
@@ -74,6 +76,12 @@ def torment(path: Path, kills: int) -> dict[str, object]:
         "twice": sum(times > 1 for times in heard.values()),
         "median": late[len(late) // 2] if late else None,
     }
+
+
+def overhear(mortals: Sequence[Mortal]) -> None:
+    """Take in what they have said by now."""
+    for one in mortals:
+        one.overhear()
 
 
 def left(path: Path) -> int:

@@ -7,6 +7,7 @@ __all__ = ("Mortal", "Say", "run_trial")
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,6 +47,11 @@ class Mortal:
         heard = os.read(self._ear, 65_536)
         self._heard += heard
         return heard.decode()
+
+    def overhear(self) -> None:
+        """Take in what it has said by now: a pipe that is full would hold it up."""
+        while select.select([self._ear], [], [], 0)[0] and self.listen():
+            pass
 
     def kill(self) -> None:
         """Kill it, as a power cut would a process."""
