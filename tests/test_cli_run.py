@@ -27,22 +27,27 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them
 
 APPLICATION = """
 import os
+import sys
 from pathlib import Path
 
 import anyio
 
 from eventbus import EventBus
 
+def tell(what: str) -> None:  # at once, or what several processes tell is mixed up
+    sys.stdout.write(f"{what} in {os.getpid()}\\n")
+    sys.stdout.flush()
+
 class Telling(EventBus):
     async def drain(self) -> None:
-        print("draining in", os.getpid(), flush=True)
+        tell("draining")
         await super().drain()
 
 bus = Telling("sqlite:///events.db")
 
 @bus.on("work", name="work", start="first")
 async def work(event: str) -> None:
-    print("working in", os.getpid(), flush=True)
+    tell("working")
     await anyio.sleep(event == "long" and 600)
 
 def make():
