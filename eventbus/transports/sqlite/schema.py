@@ -45,24 +45,11 @@ WAL_KEPT_BYTES = 4 * 1024 * 1024
 RECORD = "position, id, topic, time, key, traits, content_type, schema_version, payload, checksum"
 """The columns that make up a record, of a log and of a dead letter; times are in microseconds."""
 
-_TABLES = """
-CREATE TABLE meta (removed INTEGER NOT NULL, lost INTEGER NOT NULL);
-INSERT INTO meta VALUES (0, 0);
+# What version 2 has added: a new file gets it with the rest, an older one in the step to there.
+_NEW_IN_2 = """
 CREATE TABLE gap (
     first INTEGER PRIMARY KEY,
     last INTEGER NOT NULL,
-    checksum INTEGER NOT NULL
-);
-CREATE TABLE log (
-    position INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    topic TEXT NOT NULL,
-    time INTEGER NOT NULL,
-    key TEXT,
-    traits TEXT,
-    content_type TEXT NOT NULL,
-    schema_version INTEGER NOT NULL,
-    payload BLOB NOT NULL,
     checksum INTEGER NOT NULL
 );
 CREATE TABLE scheduled (
@@ -94,6 +81,31 @@ CREATE TABLE reply (
     text TEXT NOT NULL
 );
 CREATE INDEX reply_to ON reply (session, number);
+CREATE INDEX dead_letter_lane ON dead_letter (subscription, lane) WHERE lane IS NOT NULL;
+CREATE TABLE waiting (
+    subscription INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (subscription, key, position)
+) WITHOUT ROWID;
+"""
+
+_TABLES = (
+    """
+CREATE TABLE meta (removed INTEGER NOT NULL, lost INTEGER NOT NULL);
+INSERT INTO meta VALUES (0, 0);
+CREATE TABLE log (
+    position INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    topic TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    key TEXT,
+    traits TEXT,
+    content_type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+);
 CREATE TABLE seen (
     id TEXT PRIMARY KEY,
     position INTEGER NOT NULL,
@@ -146,64 +158,18 @@ CREATE TABLE dead_letter (
     lane TEXT
 );
 CREATE INDEX dead_letter_of ON dead_letter (subscription, number);
-CREATE INDEX dead_letter_lane ON dead_letter (subscription, lane) WHERE lane IS NOT NULL;
-CREATE TABLE waiting (
-    subscription INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    PRIMARY KEY (subscription, key, position)
-) WITHOUT ROWID;
 """
+    + _NEW_IN_2
+)
 
 OWN_TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _TABLES))
 """What the tables of a store are called; all others in the file are somebody else's."""
 
 _STEPS = {
-    1: """
-CREATE TABLE gap (
-    first INTEGER PRIMARY KEY,
-    last INTEGER NOT NULL,
-    checksum INTEGER NOT NULL
-);
-CREATE TABLE scheduled (
-    number INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    topic TEXT NOT NULL,
-    time INTEGER NOT NULL,
-    key TEXT,
-    traits TEXT,
-    content_type TEXT NOT NULL,
-    schema_version INTEGER NOT NULL,
-    payload BLOB NOT NULL,
-    checksum INTEGER NOT NULL
-);
-CREATE INDEX scheduled_due ON scheduled (time);
-CREATE TABLE schedule (kept INTEGER NOT NULL);
-INSERT INTO schedule VALUES (0);
+    1: f"""
 ALTER TABLE dead_letter ADD COLUMN lane TEXT;
-CREATE INDEX dead_letter_lane ON dead_letter (subscription, lane) WHERE lane IS NOT NULL;
-CREATE TABLE waiting (
-    subscription INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    PRIMARY KEY (subscription, key, position)
-) WITHOUT ROWID;
-CREATE TABLE responder (
-    session INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    pattern TEXT NOT NULL,
-    is_shared INTEGER NOT NULL,
-    PRIMARY KEY (session, name, pattern)
-) WITHOUT ROWID;
-CREATE TABLE reply (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    session INTEGER NOT NULL,
-    request INTEGER NOT NULL,
-    text TEXT NOT NULL
-);
-CREATE INDEX reply_to ON reply (session, number);
 ALTER TABLE subscription ADD COLUMN began INTEGER NOT NULL DEFAULT 0;
-"""
+{_NEW_IN_2}"""
 }
 """By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""
 
