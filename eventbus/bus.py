@@ -32,7 +32,7 @@ from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Desk, Events
-from eventbus.feeding import FedExchange
+from eventbus.fed_exchange import FedExchange
 from eventbus.from_threads import PublishingFromThreads
 from eventbus.inbox import Inbox
 from eventbus.message import Message

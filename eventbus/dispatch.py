@@ -55,7 +55,7 @@ from eventbus.settling import (
 )
 from eventbus.subscription import Member, Subscription, Worker
 from eventbus.transaction import Transaction
-from eventbus.transports.base import Ack, Commit, Dead, RetryLater, Sequences
+from eventbus.transports.base import Ack, Commit, Dead, RetryLater
 from eventbus.wording import counted
 
 SLICE_SECONDS = 200e-6
@@ -570,7 +570,7 @@ def _acknowledging(subscription: Subscription, chain: CallNext) -> CallNext:
 
 def _sequencing(subscription: Subscription, chain: CallNext) -> CallNext:
     """Pass over what was queued when an earlier message of its key became a dead letter."""
-    source = cast("Sequences", subscription.source)
+    source = subscription.source
 
     async def pass_over_waiting(context: Context[Any]) -> None:
         if source.holds(cast("Delivery", context.entry)):

@@ -21,7 +21,7 @@ from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.entry_points import Plugin, find, names
 from eventbus.errors import InvalidOption, UnknownTransport
-from eventbus.feeding import FedExchange
+from eventbus.fed_exchange import FedExchange
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, check_publish_middleware
 from eventbus.publishing import did_you_mean
@@ -74,7 +74,7 @@ def exchange_for(
     if scheme == "memory":
         return MemoryTransport(clock, timers, _codec_of_memory(rest))
     carrier = transport(url, clock)
-    return FedExchange(carrier, clock, timers, activity, schedule_size=schedule_size)
+    return FedExchange(carrier, timers, activity, schedule_size=schedule_size)
 
 
 def transport(url: str, clock: Clock) -> Transport[Any]:

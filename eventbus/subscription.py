@@ -1,6 +1,6 @@
 """A subscription: who listens to what, with its own queue, workers and counters."""
 
-__all__ = ("Counts", "Host", "Member", "Options", "Run", "Subscription", "Worker")
+__all__ = ("Counts", "Host", "Member", "Options", "Run", "Settles", "Subscription", "Worker")
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -47,7 +47,7 @@ from eventbus.replies import Replies
 from eventbus.schema import Schema
 from eventbus.settling import Ack
 from eventbus.threads import Threads
-from eventbus.transports.base import Source, Start
+from eventbus.transports.base import Outcome, Start
 
 
 @dataclass(slots=True)
@@ -186,6 +186,18 @@ class Host(Protocol):
         ...
 
 
+class Settles(Protocol):
+    """What a subscription asks of who its messages come from."""
+
+    async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Do what is to be done about how deliveries ended; each is settled once."""
+        ...
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery is still to be begun, and not left to wait in the store."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """One handler of a subscription; a queue group has several, which share its messages."""
@@ -301,7 +313,7 @@ class Subscription:
         "workers",
     )
 
-    source: Source  # set by who opens it at a transport, before anything is published
+    source: Settles  # set by who opens it at a transport, before anything is published
 
     def __init__(
         self,

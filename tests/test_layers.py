@@ -11,11 +11,12 @@ from pathlib import Path
 LAYERS = {
     6: "__init__  __main__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
-    4: "feeding  runtime  dispatch  watchdog  publisher  from_threads  requesting  registry  router"
-    "  events  replay  replaying",
+    4: "dispatch  runtime  watchdog  feed  fed_exchange  stored_schedule  publisher  from_threads"
+    "  requesting  registry  router  events  replay  replaying",
     3: "subscription  responding  responders  stats  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
-    "  transports.dead_letters  transports.exchange  transports.sqlite  transports.sqlite.*",
+    "  transports.burying  transports.retries  transports.dead_letters  transports.exchange"
+    "  transports.sqlite  transports.sqlite.*",
     2: "context  probe  transports.base  transports.figures  transports.upkeep"
     "  middleware  middleware.*",
     1: "deadlocks  inbox  correlation  message  publishing  settling  answers  replies  contracts"

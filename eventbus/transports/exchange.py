@@ -11,19 +11,18 @@ from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
 from eventbus.message import Message, Receipt
 from eventbus.schema import Schema
-from eventbus.subscription import Subscription
+from eventbus.subscription import Settles, Subscription
 from eventbus.transports.base import (
     Capabilities,
     CarriesRequests,
     JoinsTransactions,
     KeepsMessages,
-    Source,
 )
 from eventbus.transports.route import Route
 
 
 class Exchange(Protocol):
-    """What the bus asks of the transport in memory, and of `feeding` for all others."""
+    """What the bus asks of the transport in memory, and of `FedExchange` for all others."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -74,7 +73,7 @@ class Exchange(Protocol):
         """Count as work what publishers may have committed by themselves, until it is found."""
         ...
 
-    def open(self, subscription: Subscription, /) -> Source:
+    def open(self, subscription: Subscription, /) -> Settles:
         """Let a subscription have its messages from now on, without waiting."""
         ...
 

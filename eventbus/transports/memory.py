@@ -4,69 +4,37 @@ Publishing feeds the queues of the matching subscriptions itself, along a route 
 a transport keeps is here: retries that wait, and dead letters.
 """
 
-__all__ = ("MemorySource", "MemoryTransport", "abandon", "show")
+__all__ = ("MemorySource", "MemoryTransport")
 
 from collections.abc import Sequence
 from typing import Any, Self
-
-from anyio import sleep_forever
 
 from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
 from eventbus.errors import UnsupportedByTransport
-from eventbus.message import (
-    Delivery,
-    LaterDelivery,
-    Message,
-    Receipt,
-    delivery_of,
-)
-from eventbus.queue import DROPPING, wait_for_places
-from eventbus.responding import refuse_request
-from eventbus.schema import Schema, flaws_to_log
+from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
+from eventbus.queue import wait_for_places
+from eventbus.schema import Schema
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
 from eventbus.topics import TopicTree
-from eventbus.transports.base import (
-    Capabilities,
-    Dead,
-    KeepsMessages,
-    Outcome,
-    RetryLater,
-)
-from eventbus.transports.coded import CodedRoute, as_sent
+from eventbus.transports.base import Capabilities, Dead, KeepsMessages, Outcome, RetryLater
+from eventbus.transports.burying import bury, letter_for, refuse
+from eventbus.transports.coded import CodedRoute
 from eventbus.transports.dead_letters import DeadLetters
+from eventbus.transports.retries import abandon, bring_back_later
 from eventbus.transports.route import Route
 
 
 class MemorySource:
-    """One subscription's place in the memory transport; its queue is fed by every publish."""
+    """What a subscription has of the memory transport; its queue is fed by every publish."""
 
     __slots__ = ("_subscription", "_transport")
 
     def __init__(self, transport: "MemoryTransport", subscription: Subscription) -> None:
         self._transport = transport
         self._subscription = subscription
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._transport.close(self._subscription)
-
-    @property
-    def reached(self) -> int | None:
-        """Nothing: there are no positions in memory."""
-        return None
-
-    async def fetch(self, most: int) -> Sequence[Delivery]:
-        """Wait for ever: what is published is in the queue already."""
-        await sleep_forever()
-        raise AssertionError("unreachable")
-
-    def wake(self) -> None:
-        """Do nothing: nobody fetches."""
 
     async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
         """Set retries on their way and keep dead letters; done before it returns."""
@@ -76,8 +44,9 @@ class MemorySource:
             elif isinstance(outcome, Dead):
                 self._transport.bury(self._subscription, outcome)
 
-    async def extend(self, deliveries: Sequence[Delivery]) -> None:
-        """Do nothing: in memory nobody else can take them over."""
+    def holds(self, delivery: Delivery) -> bool:
+        """Tell that each is still to be begun: in memory none is left to wait elsewhere."""
+        return True
 
 
 class MemoryTransport:
@@ -140,20 +109,9 @@ class MemoryTransport:
         """Do nothing: whatever is published is known."""
 
     def _refuse(self, subscription: Subscription, message: Message, error: Exception) -> None:
-        subscription.counts.invalid += 1
-        is_told = refuse_request(subscription, message, error)
-        keep = subscription.keeps_dead_letter_of(message)
-        if subscription.options.skips_invalid:
-            return
-        delivery = LaterDelivery(message, message.payload, attempt=0)
-        failure = FailedDelivery.of(delivery, subscription.name, error, now=self.clock.now())
-        subscription.host.logger.warning(
-            "%s refuses %r: %s", subscription.name, message, flaws_to_log(error)
-        )
-        for probe in subscription.host.probes:
-            probe.on_given_up(failure, error)
-        if keep or not is_told:
-            self.bury(subscription, Dead(failure, keep=keep))
+        unbegun = LaterDelivery(message, message.payload, attempt=0)
+        if (dead := refuse(subscription, unbegun, error)) is not None:
+            self.bury(subscription, dead)
 
     # --- subscriptions ----------------------------------------------------------------------
 
@@ -182,19 +140,11 @@ class MemoryTransport:
             return
         again = delivery_of(delivery).next_attempt()
         subscription.queue.hold()
-
-        def come_back() -> None:
-            subscription.put_back(again)
-            retry.then()
-
-        def stay_away() -> None:
+        if self._deadline is not None and self.clock.monotonic() + retry.delay > self._deadline:
             abandon(subscription, again)
             retry.then()
-
-        if self._deadline is not None and self.clock.monotonic() + retry.delay > self._deadline:
-            stay_away()
         else:
-            self._timers.call_later(retry.delay, come_back, drop=stay_away)
+            bring_back_later(subscription, again, retry, self._timers)
 
     def set_deadline(self, deadline: float) -> None:
         """Abandon every retry due later than that, of now and from now on."""
@@ -205,13 +155,9 @@ class MemoryTransport:
 
     def bury(self, subscription: Subscription, dead: Dead) -> None:
         """Keep a failure if that is wanted, and show it to who listens on `$dlq.…`."""
-        if not dead.keep:
-            subscription.counts.lost += 1
-            return
-        subscription.counts.dead_lettered += 1
-        self._dead_letters.keep(dead.failure)
-        for listener in self._tree.match(f"$dlq.{subscription.name}"):
-            show(listener, dead.failure)
+        if dead.keep:
+            self._dead_letters.keep(dead.failure)
+        bury(subscription, dead, self._tree)
 
     async def forget(self, name: str) -> bool:
         """Forget nothing: a name lasts as long as the bus."""
@@ -243,7 +189,7 @@ class MemoryTransport:
         subscription = self._subscriptions.get(failure.subscription)
         if subscription is None:
             return False
-        delivery = _delivery_for(subscription, failure.message)
+        delivery = letter_for(subscription, failure.message)
         if delivery is None or not self._dead_letters.claim(failure):
             return False
         waiter = subscription.ready_queue().line_up(delivery)
@@ -257,48 +203,3 @@ class MemoryTransport:
     def _count_lost(self, failure: FailedDelivery) -> None:
         if subscription := self._subscriptions.get(failure.subscription):
             subscription.counts.lost += 1
-
-
-def show(listener: Subscription, failure: FailedDelivery) -> None:
-    """Queue a dead letter for who listens on `$dlq.…`."""
-    queue = listener.ready_queue()
-    delivery = _delivery_for(listener, failure.message)
-    if delivery is None:
-        listener.counts.invalid += 1
-        return
-    delivery.failure = failure
-    # Nobody may wait here: a worker would stand still behind whoever looks at its failures.
-    if queue.overflow in DROPPING or queue.has_room_for([delivery]):
-        queue.offer(delivery)
-    else:
-        queue.dropped += 1
-
-
-def _delivery_for(subscription: Subscription, message: Message) -> LaterDelivery | None:
-    """Make a delivery of a dead letter: asked for, it goes even if its time has passed."""
-    message = message.without_expiry()
-    if subscription.schema is None:
-        return LaterDelivery(message, message.payload)
-    try:
-        return LaterDelivery(message, subscription.schema.validate(as_sent(message)))
-    except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
-        subscription.host.logger.warning(
-            "%s still refuses %r: %s", subscription.name, message, flaws_to_log(error)
-        )
-        return None
-
-
-def abandon(subscription: Subscription, delivery: Delivery) -> None:
-    """Give up a retry that will not come before the bus ends."""
-    if subscription.queue is None:
-        return
-    subscription.queue.release()
-    subscription.counts.abandoned += 1
-    subscription.host.logger.warning(
-        "%s abandons %r: attempt %d would come after the bus has ended",
-        subscription.name,
-        delivery.message,
-        delivery.attempt,
-    )
-    if delivery.lane is not None:
-        subscription.leave_lane(delivery.lane)

@@ -29,7 +29,7 @@ from eventbus.bus import EventBus
 from eventbus.clock import SystemClock
 from eventbus.context import Context
 from eventbus.contracts import Topic
-from eventbus.feeding import FedExchange
+from eventbus.fed_exchange import FedExchange
 from eventbus.message import Message
 from eventbus.middleware import Middleware, Policy
 from eventbus.plugins import exchange_for
