@@ -14,10 +14,11 @@ class SubscriptionStats:
     """What one subscription has done, and what waits for it.
 
     `delivered` counts attempts started, `failed` attempts failed, `filtered` what `where=` or
-    middleware held back (never part of `succeeded`), `expired` what was left out because its time
-    had passed, `in_flight` handlers running. `queue_depth`
-    counts what is queued, waiting for a retry, or set aside behind its key; `lag` adds what blocked
-    publishers hold. `oldest_age` is in seconds, 0 when nothing is queued.
+    middleware held back (never part of `succeeded`), `lost` what was given up on and not kept, or
+    removed before it was handled, `expired` what was left out because its time had passed,
+    `in_flight` handlers running. `queue_depth` counts what is queued, waiting for a retry, or set
+    aside behind its key; `lag` adds what blocked publishers hold. `oldest_age` is in seconds, 0
+    when nothing is queued.
     """
 
     name: str

@@ -416,6 +416,10 @@ class Subscription:
         except Exception:  # noqa: BLE001 - the delivery itself will fail with it
             return None
 
+    def note_lost(self, messages: int) -> None:
+        """Count messages that it will never be given."""
+        self.counts.lost += messages
+
     # --- its messages ----------------------------------------------------------------------
 
     def key_of(self, entry: Entry) -> str | None:

@@ -16,7 +16,8 @@ from eventbus.testing import ManualClock
 from eventbus.transports.sqlite import Settings, sweep
 from eventbus.transports.sqlite.gaps import check_removed
 from eventbus.transports.sqlite.limits import Limit, limits_of
-from eventbus.transports.sqlite.log import first_and_last, read_page, remove_at, remove_up_to
+from eventbus.transports.sqlite.log import first_and_last, read_page
+from eventbus.transports.sqlite.removal import remove_at, remove_up_to
 from tests.shell import Shell
 
 Opened: TypeAlias = Callable[..., EventBus]

@@ -988,7 +988,7 @@ async def test_a_subscription_goes_on_behind_what_retention_removed(
         await again.join()
 
     assert notes.positions == [4, 5]
-    assert "audit loses what it has not read of positions 1 to 3" in caplog.text
+    assert "audit has lost 3 messages of positions 1 to 3" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["audit", None])

@@ -59,6 +59,9 @@ class _Reading:
         """Tell nothing: what is only read needs no order of keys."""
         return None
 
+    def note_lost(self, messages: int) -> None:
+        """Do nothing: nobody asks."""
+
 
 class Pages:
     """Messages of a store, page by page."""

@@ -177,6 +177,10 @@ class SourceSpec(Protocol):
         """Tell the key that orders a message among others; None if nothing does."""
         ...
 
+    def note_lost(self, messages: int) -> None:
+        """Count messages that it will never be given, as by retention; called in the loop."""
+        ...
+
 
 class Source(Protocol):
     """One subscription's view of the transport."""

@@ -342,7 +342,7 @@ def claim_whatever_comes(
     seen: int,
     most: int,
     is_sequenced: bool = False,
-) -> tuple[int, frozenset[int]] | None:
+) -> cursors.Taken | None:
     """Claim as if no message had a key."""
     keyless = [(position, None) for position, _ in entries]
     return claim_carefully(connection, subscription, session, entries=keyless, seen=seen, most=most)

@@ -14,8 +14,9 @@ import pytest
 from eventbus import EventBus, StoreCorrupt, StoreError
 from eventbus.transports.sqlite import gaps, log
 from eventbus.transports.sqlite.edge import translated
-from eventbus.transports.sqlite.log import first_and_last, read_page, remove_at
+from eventbus.transports.sqlite.log import first_and_last, read_page
 from eventbus.transports.sqlite.mark import Mark
+from eventbus.transports.sqlite.removal import remove_at
 from eventbus.transports.sqlite.schema import open_store, set_up
 from tests.faults.scale import full
 

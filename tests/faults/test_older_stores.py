@@ -76,6 +76,19 @@ def test_it_becomes_what_a_new_one_is(first: Path, tmp_path: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
 
 
+def test_a_store_of_version_2_becomes_one_too(tmp_path: Path) -> None:
+    """From where it is."""
+    second, new = tmp_path / "events.db", tmp_path / "new.db"
+    set_up(new, "full")
+    set_up(second, "full")
+    with closing(sqlite3.connect(second)) as connection:
+        connection.executescript("DROP TABLE loss; PRAGMA user_version=2")
+    assert columns_of(second) != columns_of(new)
+    set_up(second, "full")
+
+    assert columns_of(second) == columns_of(new)
+
+
 def columns_of(store: Path) -> list[tuple[object, ...]]:
     """List the columns of all tables and indices, without their place among the others."""
     with closing(sqlite3.connect(store)) as connection:

@@ -42,6 +42,9 @@ class Spec:
         """Tell the key of a message."""
         return message.key
 
+    def note_lost(self, messages: int) -> None:
+        """Do nothing: nobody asks."""
+
 
 def numbered(numbers: range) -> list[Message]:
     """Write messages to publish."""

@@ -7,6 +7,7 @@ __all__ = (
     "Claimed",
     "Established",
     "Outcomes",
+    "Taken",
     "claim_new",
     "establish",
     "forget",
@@ -27,6 +28,7 @@ from pydantic_core import from_json, to_json
 from eventbus.errors import InvalidOption, StoreCorrupt
 from eventbus.transports.base import Start
 from eventbus.transports.sqlite.log import cursor_before, first_and_last
+from eventbus.transports.sqlite.losses import Loss, still_kept, tell
 from eventbus.transports.sqlite.sequence import leave_waiting
 
 
@@ -36,6 +38,15 @@ class Established(NamedTuple):
     number: int
     cursor: int
     began: int
+    loss: Loss | None = None
+
+
+class Taken(NamedTuple):
+    """What was claimed of new records: where the cursor is now, and the positions that are ours."""
+
+    cursor: int
+    ours: frozenset[int]
+    loss: Loss | None = None
 
 
 class Claimed(NamedTuple):
@@ -90,7 +101,7 @@ def establish(
             "first"
         )
     _check_cursor(connection, name, cursor)
-    return Established(number, cursor, began)
+    return Established(number, cursor, began, tell(connection, number, cursor))
 
 
 def _create(
@@ -114,9 +125,9 @@ def _check_cursor(connection: sqlite3.Connection, name: str, cursor: int) -> Non
 
 def forget(connection: sqlite3.Connection, name: str) -> bool:
     """Forget a subscription and where it was; False if there is none."""
-    for table in ("delivery", "waiting"):
+    for table in ("delivery", "waiting", "loss"):
         connection.execute(
-            f"DELETE FROM {table} WHERE subscription = "  # noqa: S608 - one of two names
+            f"DELETE FROM {table} WHERE subscription = "  # noqa: S608 - one of three names
             "(SELECT id FROM subscription WHERE name = ?)",
             (name,),
         )
@@ -136,28 +147,36 @@ def claim_new(
     seen: int,
     most: int,
     is_sequenced: bool = False,
-) -> tuple[int, frozenset[int]] | None:
-    """Make new records deliveries of ours, and move the cursor; give it, and what is ours.
+) -> Taken | None:
+    """Make new records deliveries of ours, and move the cursor.
 
     None if the subscription is not there: another process has forgotten it.
 
     `entries` are the positions and keys of all that is wanted between the cursor, as it was when
     they were read, and `seen`. Another process may have moved it meanwhile: what is behind it now
-    is left out. What has to wait for an earlier delivery of its key, elsewhere, becomes a free one;
-    and what has to wait for a dead letter of its key, if that `is_sequenced`, becomes none yet.
+    is left out, as is what retention has removed. What has to wait for an earlier delivery of its
+    key, elsewhere, becomes a free one; and what has to wait for a dead letter of its key, if that
+    `is_sequenced`, becomes none yet.
     """
     row = connection.execute(
-        "SELECT cursor FROM subscription WHERE id = ?", (subscription,)
+        "SELECT cursor, EXISTS (SELECT 1 FROM loss WHERE subscription = id) FROM subscription "
+        "WHERE id = ?",
+        (subscription,),
     ).fetchone()
     if row is None:
         return None
-    left = [entry for entry in entries if entry[0] > row[0]]
+    before, has_lost = row
+    left = [entry for entry in entries if entry[0] > before]
+    if has_lost:
+        kept = still_kept(connection, [position for position, _ in left])
+        left = [entry for entry in left if entry[0] in kept]
     chosen = left[:most]
-    cursor = chosen[-1][0] if len(chosen) < len(left) else max(seen, row[0])
+    cursor = chosen[-1][0] if len(chosen) < len(left) else max(seen, before)
     connection.execute("UPDATE subscription SET cursor = ? WHERE id = ?", (cursor, subscription))
     if is_sequenced:
         chosen = leave_waiting(connection, subscription, chosen)
-    return cursor, _insert(connection, subscription, session, chosen)
+    ours = _insert(connection, subscription, session, chosen)
+    return Taken(cursor, ours, tell(connection, subscription, cursor) if has_lost else None)
 
 
 def _insert(

@@ -31,16 +31,17 @@ from eventbus.transports.base import (
     RetryLater,
     SourceSpec,
 )
-from eventbus.transports.sqlite import cursors
+from eventbus.transports.sqlite import cursors, losses
 from eventbus.transports.sqlite.clerks import Change, Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.effects import Effects, Places, Storing, carry_out
 from eventbus.transports.sqlite.letters import bury, read_records, unsend
 from eventbus.transports.sqlite.pulse import Pulse
-from eventbus.transports.sqlite.records import Record, message_of
-from eventbus.transports.sqlite.scan import Scan, wants
+from eventbus.transports.sqlite.records import message_of
+from eventbus.transports.sqlite.scan import Scan
 from eventbus.transports.sqlite.sequence import Behind, hold_back, let_go
 from eventbus.transports.sqlite.settlements import Ending, Settlements
+from eventbus.transports.sqlite.wanting import wants
 
 R = TypeVar("R")
 
@@ -88,8 +89,9 @@ class DurableSource:
         return self
 
     def _go_on_from(self, established: cursors.Established) -> None:
-        self.number, self._cursor, self.began = established
+        self.number, self._cursor, self.began, loss = established
         self._scan.go_to(self._cursor)
+        self._tell(loss)
 
     def _establish(self, connection: sqlite3.Connection) -> cursors.Established:
         name, patterns = self.spec.name, self.spec.patterns
@@ -188,11 +190,33 @@ class DurableSource:
             return []
         positions = [one.position for one in claimed]
         records = await self._reader.ask(Look(lambda one: read_records(one, positions)))
+        if lost := [position for position in positions if position not in records]:
+            await self._give_up(lost)
         return [
             self._hold(one.position, message_of(records[one.position]), self._attempt(one))
             for one in claimed
-            if self._is_kept(one.position, records)
+            if one.position in records
         ]
+
+    async def _give_up(self, positions: Sequence[int]) -> None:
+        """End deliveries whose records retention has removed while some process had them."""
+        give_up = partial(losses.give_up, subscription=self.number, positions=positions)
+        await self._writer.ask(Change(give_up))
+        self._tell(losses.Loss(self.number, len(positions), min(positions), max(positions)))
+
+    def _tell(self, loss: losses.Loss | None) -> None:
+        """Tell what is lost, if anything is."""
+        if loss is None:
+            return
+        logger.warning(
+            "%s has lost %d messages of positions %d to %d, which retention has removed: keep "
+            "more, as by a longer max_age",
+            self.spec.name,
+            loss.messages,
+            loss.first,
+            loss.last,
+        )
+        self.spec.note_lost(loss.messages)
 
     async def _has_free(self) -> bool:
         # Before it looks: what is freed meanwhile has to be looked for again.
@@ -213,17 +237,6 @@ class DurableSource:
             return self.spec.max_deliveries + 1
         return attempts + 1
 
-    def _is_kept(self, position: int, records: dict[int, Record]) -> bool:
-        if position in records:
-            return True
-        logger.warning(
-            "%s loses the message at position %d, which retention has removed",
-            self.spec.name,
-            position,
-        )
-        self._settlements.add((position, 0, Ack(), None))
-        return False
-
     async def _claim(self, most: int) -> Sequence[Delivery]:
         messages = {one.position: message_of(one) for one in self._scan.ahead}
         if not messages and self._scan.seen - self._cursor < CURSOR_LAG:
@@ -241,7 +254,8 @@ class DurableSource:
         if claimed is None:
             await self._begin_anew()
             return []
-        self._cursor, ours = claimed
+        self._cursor, ours, loss = claimed
+        self._tell(loss)
         passed = self._scan.take_up_to(self._cursor)
         self._may_have_free = self._may_have_free or len(ours) < len(passed)
         places = [one.position for one in passed if one.position in ours]

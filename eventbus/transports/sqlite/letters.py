@@ -2,6 +2,7 @@
 
 __all__ = ("MOST_KEPT", "bury", "newest", "purge", "read_records", "send_again", "unsend")
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pydantic_core import from_json, to_json
 
 from eventbus.context import FailedDelivery
 from eventbus.errors import InvalidOption, StoreCorrupt
+from eventbus.transports.sqlite.losses import count_lost
 from eventbus.transports.sqlite.records import (
     EXACT_COLUMNS_AS_JSON,
     Record,
@@ -19,6 +21,8 @@ from eventbus.transports.sqlite.records import (
 )
 from eventbus.transports.sqlite.schema import RECORD
 from eventbus.transports.sqlite.sequence import COUNT, let_go
+
+logger = logging.getLogger("eventbus")
 
 MOST_KEPT = 10_000
 _FAILURE = "letter, subscription, error_type, error, traceback, attempts, failed_at"
@@ -56,6 +60,13 @@ def bury(
         f"SELECT ?, ?, ?, ?, ?, ?, ?, ?, {RECORD} FROM log WHERE position = ?"
     )
     is_kept = connection.execute(statement, (*values, position)).rowcount > 0
+    if not is_kept:
+        count_lost(connection, 1)
+        logger.warning(
+            "%s does not keep the dead letter of position %d: retention has removed its message",
+            failure.subscription,
+            position,
+        )
     connection.execute(
         "DELETE FROM dead_letter WHERE is_sent = 0 AND lane IS NULL AND number <= "
         "(SELECT number FROM dead_letter WHERE is_sent = 0 AND lane IS NULL "

@@ -15,7 +15,8 @@ from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.letters import bury
 from eventbus.transports.sqlite.log import cursor_before
 from eventbus.transports.sqlite.records import message_of
-from eventbus.transports.sqlite.scan import Scan, wants
+from eventbus.transports.sqlite.scan import Scan
+from eventbus.transports.sqlite.wanting import wants
 
 logger = logging.getLogger("eventbus")
 

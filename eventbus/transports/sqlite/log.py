@@ -11,8 +11,6 @@ __all__ = (
     "read_at",
     "read_between",
     "read_page",
-    "remove_at",
-    "remove_up_to",
 )
 
 import sqlite3
@@ -26,7 +24,7 @@ from pydantic_core import from_json, to_json
 
 from eventbus.errors import InvalidOption, PositionGone, StoreCorrupt
 from eventbus.transports.base import Start
-from eventbus.transports.sqlite.gaps import Span, absorb, check_removed, widen
+from eventbus.transports.sqlite.gaps import Span, check_removed
 from eventbus.transports.sqlite.records import (
     COLUMNS_AS_JSON,
     EXACT_COLUMNS_AS_JSON,
@@ -313,53 +311,3 @@ def last_stored_until(
 
 def _micros(moment: datetime) -> int:
     return round(moment.timestamp() * 1e6)
-
-
-# --- retention ------------------------------------------------------------------------------------
-
-
-def remove_up_to(connection: sqlite3.Connection, position: int, *, remember_since: int) -> int:
-    """Remove the oldest records up to a position; give how many.
-
-    Ids of records published since a time, in microseconds, are remembered: to publish them again
-    stays without effect. What was being delivered of them is lost, and counted.
-    """
-    count = _remove(connection, _UP_TO, position, remember_since)
-    connection.execute("UPDATE meta SET removed = max(removed, ?)", (position,))
-    absorb(connection)
-    return count
-
-
-def remove_at(
-    connection: sqlite3.Connection, positions: Sequence[int], *, remember_since: int
-) -> int:
-    """Remove the records at these positions, which rise, as `remove_up_to`; give how many.
-
-    The newest of all must not be among them: it tells where the log ends.
-    """
-    count = _remove(connection, _AT, to_json(positions).decode(), remember_since)
-    widen(connection, positions)
-    absorb(connection)
-    return count
-
-
-_UP_TO = "position BETWEEN 1 AND ?"
-_AT = "position IN (SELECT value FROM json_each(?))"
-
-
-def _remove(
-    connection: sqlite3.Connection, where: str, which: int | str, remember_since: int
-) -> int:
-    connection.execute("DELETE FROM seen WHERE time < ?", (remember_since,))
-    connection.execute(
-        f"INSERT OR IGNORE INTO seen SELECT id, position, time FROM log WHERE {where} "  # noqa: S608
-        "AND time >= ?",
-        (which, remember_since),
-    )
-    lost = connection.execute(
-        f"DELETE FROM delivery WHERE {where} AND owner IS NULL",  # noqa: S608
-        (which,),
-    ).rowcount
-    lost += connection.execute(f"DELETE FROM waiting WHERE {where}", (which,)).rowcount  # noqa: S608
-    connection.execute("UPDATE meta SET lost = lost + ?", (lost,))
-    return connection.execute(f"DELETE FROM log WHERE {where}", (which,)).rowcount  # noqa: S608

@@ -27,7 +27,8 @@ from eventbus.transports.sqlite.log import (
 )
 from eventbus.transports.sqlite.newest import newest_per_key
 from eventbus.transports.sqlite.records import message_of
-from eventbus.transports.sqlite.scan import RECORDS_PER_PAGE, wants
+from eventbus.transports.sqlite.scan import RECORDS_PER_PAGE
+from eventbus.transports.sqlite.wanting import wants
 
 SEARCHED_AT_ONCE = 20_000
 """Records that are searched for a time in one transaction: some ten milliseconds of work."""

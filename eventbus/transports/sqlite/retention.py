@@ -5,7 +5,8 @@ __all__ = ("expire", "remove")
 import sqlite3
 from collections.abc import Sequence
 
-from eventbus.transports.sqlite.log import first_and_last, remove_at, remove_up_to
+from eventbus.transports.sqlite.log import first_and_last
+from eventbus.transports.sqlite.removal import remove_at, remove_up_to
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.sweep import BYTES_PER_RECORD
 

@@ -1,25 +1,22 @@
 """Reading on along the log, for one subscription."""
 
-__all__ = ("Scan", "wants")
+__all__ = ("Scan",)
 
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
 
-from eventbus.cache import BoundedCache
-from eventbus.topics import is_reserved, matches
 from eventbus.transports.base import SourceSpec
 from eventbus.transports.sqlite.clerks import Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.log import Page, read_page
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import Record
+from eventbus.transports.sqlite.wanting import wants
 
 logger = logging.getLogger("eventbus")
 
 RECORDS_PER_PAGE = 256
-TOPICS_KEPT = 8192
 
 
 class Scan:
@@ -32,7 +29,7 @@ class Scan:
         self.seen = 0
         self.ahead: deque[Record] = deque()
         self._desk = desk
-        self._name = spec.name
+        self._spec = spec
         self._is_wanted = wants(spec.patterns)
         self._has_news = True
         self._pulse = Pulse()
@@ -80,10 +77,11 @@ class Scan:
         return read_page(connection, self.seen, RECORDS_PER_PAGE)
 
     def _note(self, page: Page) -> None:
-        if page.removed > self.seen:
+        # A durable one is told by who claims: the store knows what would have been given to it.
+        if page.removed > self.seen and not self._spec.is_durable:
             logger.warning(
                 "%s loses what it has not read of positions %d to %d, which retention has removed",
-                self._name,
+                self._spec.name,
                 self.seen + 1,
                 page.removed,
             )
@@ -106,20 +104,3 @@ class Scan:
     def take(self, most: int) -> list[Record]:
         """Take what is ahead, at most so many."""
         return [self.ahead.popleft() for _ in range(min(most, len(self.ahead)))]
-
-
-def wants(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Make what tells whether one of the patterns fits a topic; for one thread."""
-    looking = [pattern for pattern in patterns if not is_reserved(pattern)]
-    if ">" in looking:
-        return lambda topic: not is_reserved(topic)
-    known: BoundedCache[str, bool] = BoundedCache(TOPICS_KEPT)
-
-    def is_wanted(topic: str) -> bool:
-        answer = known.get(topic)
-        if answer is None:
-            answer = any(matches(one, topic) for one in looking)
-            known.put(topic, answer)
-        return answer
-
-    return is_wanted

@@ -13,7 +13,9 @@ position is the letter's `number`. Where a letter names a `lane`, that is a key 
 for it: they are deliveries again when it is gone, and `waiting` until then.
 
 `gap` names what retention has removed from the middle of the log: positions from `first` to `last`.
-Where a record is missing and no gap says so, it was lost.
+Where a record is missing and no gap says so, it was lost. `loss` tells what subscriptions were
+still to be given of what was removed: so many `messages` between two positions, 0 once that was
+said.
 
 `responder` tells which sessions answer requests to what, and `reply` holds replies to requests of a
 session, until it has read them.
@@ -37,7 +39,7 @@ from eventbus.transports.sqlite.settings import Durability
 logger = logging.getLogger("eventbus")
 
 APPLICATION_ID = 0x65764273  # "evBs"
-VERSION = 2
+VERSION = 3
 LOCK_SECONDS = 60.0
 TRY_SECONDS = 0.0005
 WAL_KEPT_BYTES = 4 * 1024 * 1024
@@ -88,6 +90,16 @@ CREATE TABLE waiting (
     position INTEGER NOT NULL,
     PRIMARY KEY (subscription, key, position)
 ) WITHOUT ROWID;
+"""
+
+# And what version 3 has.
+_NEW_IN_3 = """
+CREATE TABLE loss (
+    subscription INTEGER PRIMARY KEY,
+    messages INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL
+);
 """
 
 _TABLES = (
@@ -160,6 +172,7 @@ CREATE TABLE dead_letter (
 CREATE INDEX dead_letter_of ON dead_letter (subscription, number);
 """
     + _NEW_IN_2
+    + _NEW_IN_3
 )
 
 OWN_TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _TABLES))
@@ -169,7 +182,8 @@ _STEPS = {
     1: f"""
 ALTER TABLE dead_letter ADD COLUMN lane TEXT;
 ALTER TABLE subscription ADD COLUMN began INTEGER NOT NULL DEFAULT 0;
-{_NEW_IN_2}"""
+{_NEW_IN_2}""",
+    2: _NEW_IN_3,
 }
 """By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""
 

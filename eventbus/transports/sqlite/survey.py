@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from eventbus.transports.figures import StoreFigures, SubscriptionFigures
 from eventbus.transports.sqlite.gaps import count_removed
 from eventbus.transports.sqlite.log import first_and_last
-from eventbus.transports.sqlite.scan import wants
+from eventbus.transports.sqlite.wanting import wants
 
 MOST_COUNTED = 100_000
 """How many records a subscription has yet to read are told apart by their topics; what follows
