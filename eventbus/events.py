@@ -13,8 +13,9 @@ from weakref import ReferenceType, ref
 
 from anyio.lowlevel import checkpoint
 
+from eventbus.attempts import delay_of_next, give_up, retry_later
+from eventbus.carrying_out import carry_out
 from eventbus.context import Context
-from eventbus.dispatch import carry_out, delay_of_next, give_up, retry_later
 from eventbus.message import Entry, delivery_of
 from eventbus.subscription import Subscription
 from eventbus.transports.base import Ack

@@ -15,7 +15,7 @@ from anyio import TASK_STATUS_IGNORED, CancelScope, move_on_after
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from eventbus.dispatch import give_up
+from eventbus.attempts import give_up
 from eventbus.errors import (
     EventBusError,
     InvalidEvent,

@@ -6,24 +6,19 @@ context, as the acknowledgement of any other delivery.
 
 __all__ = ("answering", "comes_too_late", "is_answer", "refuse_request", "tell_caller")
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from eventbus.answers import Answer, Failure, Kind, failure_of
+from eventbus.carrying_out import carry_out
 from eventbus.context import Context
 from eventbus.message import Delivery, Message, reply_to_of
 from eventbus.middleware.chain import CallNext
-from eventbus.settling import Asked
 from eventbus.subscription import Subscription
 
-CarryOut: TypeAlias = Callable[[Subscription, Asked], Awaitable[None]]
 
-
-def answering(
-    subscription: Subscription, answer: Answer, call_next: CallNext, carry_out: CarryOut
-) -> CallNext:
+def answering(subscription: Subscription, answer: Answer, call_next: CallNext) -> CallNext:
     """Make the outermost link of a responder's chain, which sends what the chain returns.
 
     `where=` is asked here and not by the worker, so that the caller hears of a no.

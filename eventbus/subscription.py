@@ -266,6 +266,10 @@ class Worker:
         """How many entries of the running burst have been started."""
         return self.burst_size - length_hint(self.burst)
 
+    def end_slice(self) -> None:
+        """Begin a new slice with what comes next, and with it to be watched."""
+        self.slice_ends = 0.0
+
     def end_burst(self) -> None:
         """End the running burst with its current entry, so that the worker looks around."""
         self.flush()

@@ -13,7 +13,8 @@ LAYERS = {
     5: "bus  plugins",
     4: "dispatch  runtime  watchdog  feed  fed_exchange  stored_schedule  publisher  from_threads"
     "  requesting  registry  router  events  replay  replaying",
-    3: "subscription  responding  responders  stats  registration"
+    3: "subscription  admission  attempts  calling  carrying_out  responding  responders  stats"
+    "  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
     "  transports.burying  transports.retries  transports.dead_letters  transports.exchange"
     "  transports.sqlite  transports.sqlite.*",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
+from unittest.mock import AsyncMock
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ from eventbus import (
     BusClosed,
     Context,
     EventBus,
+    InvalidEvent,
     NoResponders,
     RequestTimeout,
     RequestTopic,
@@ -95,6 +97,16 @@ async def test_a_request_is_a_record_that_says_where_and_until_when(
     assert (message.reply_to, heard) == (f"$reply.{session}.1", [{"n": 1}])
     assert message.expires_at is not None
     assert rows(path, "SELECT topic FROM log") == [("numbers.next",)]
+
+
+async def test_a_caller_hears_of_a_refusal_that_is_passed_over(opened: Opened) -> None:
+    """With `invalid="skip"` nothing else becomes of the request, but nobody waits in vain."""
+    bus = opened(middleware=[DeadLetter()])
+    bus.on("numbers.next", model=Question, reply=Answer, invalid="skip")(AsyncMock())
+    async with bus:
+        with pytest.raises(InvalidEvent, match="refuses the request"):
+            await bus.request("numbers.next", {"n": "many"}, reply=Answer, timeout=30.0)
+        assert await bus.dead_letters() == []
 
 
 async def test_nothing_is_left_behind(opened: Opened, path: Path) -> None:
