@@ -554,6 +554,7 @@ class Subscription:
         """Let each worker look, after what it is doing now, how and whether it goes on."""
         for worker in self.workers:
             worker.is_stale = True
+            worker.end_burst()
         if self.queue is not None:
             self.queue.wake_all()
 

@@ -327,6 +327,26 @@ async def test_a_busy_member_finishes_what_it_does_and_takes_no_more() -> None:
     assert bus.stats().succeeded == 5
 
 
+async def test_a_member_that_leaves_takes_no_more_of_its_share() -> None:
+    """Also in the midst of several that it would have handled one after the other."""
+    leaving, staying = Gate(), Gate()
+    bus = EventBus()
+    bus.on("numbers", group="workers")(leaving)
+    bus.on("numbers", group="workers")(staying)
+
+    async with bus:
+        await bus.publish_many("numbers", [{"n": number} for number in range(12)])
+        await anyio.wait_all_tasks_blocked()
+        await bus.unsubscribe(leaving)
+        leaving.opened.set()
+        await anyio.wait_all_tasks_blocked()
+        handled = bus.stats().succeeded
+        staying.opened.set()
+
+    assert handled == 1
+    assert bus.stats().succeeded == 12
+
+
 async def test_a_member_that_never_began_leaves_no_gap() -> None:
     """What comes while the others are at work waits for them, and troubles no publisher."""
     gate, member = Gate(), Member()
