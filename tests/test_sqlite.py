@@ -899,6 +899,19 @@ async def test_a_strange_database_is_refused(opened: Opened, store: Path) -> Non
             pass
 
 
+async def test_a_store_without_a_log_of_sqlite_gets_it_back(opened: Opened, store: Path) -> None:
+    """Else who reads would keep others from writing."""
+    async with opened():
+        pass
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+
+    async with opened():
+        pass
+    with closing(sqlite3.connect(store)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 async def test_a_damaged_record_stops_the_bus_and_is_named(opened: Opened, store: Path) -> None:
     """It is never delivered; what was before it is."""
     async with opened() as bus:

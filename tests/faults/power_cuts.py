@@ -2,13 +2,26 @@
 
 What was synced is there. What was not is kept or dropped by chance: whole writes or sectors of
 them, changes of a length, and the entries of a folder, which only a sync of the folder makes safe.
+What a sync was to make safe that failed, no later sync does: the system may take it for clean.
 """
 
-__all__ = ("FOLDER", "RECORDER", "Recording", "Sync", "Tear", "record")
+__all__ = (
+    "FOLDER",
+    "RECORDER",
+    "Close",
+    "Entry",
+    "Failure",
+    "Recording",
+    "Sync",
+    "Tear",
+    "Write",
+    "record",
+)
 
 import re
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -19,8 +32,9 @@ FOLDER = 0
 """The number of the folder; files have others."""
 
 _CALLS = (
-    "openat,creat,pwrite64,pwritev,pwritev2,write,writev,fdatasync,fsync,sync_file_range,ftruncate,"
-    "truncate,fallocate,copy_file_range,sendfile,unlink,unlinkat,rename,renameat,renameat2,link"
+    "openat,close,creat,pwrite64,pwritev,pwritev2,write,writev,fdatasync,fsync,sync_file_range,"
+    "ftruncate,truncate,fallocate,copy_file_range,sendfile,unlink,unlinkat,rename,renameat,"
+    "renameat2,link"
 )
 _LINE = re.compile(
     rb"\d+ +(?P<resumed><\.\.\. )?(?P<name>\w+)(?:\(| resumed>)"
@@ -29,6 +43,7 @@ _LINE = re.compile(
 _FILE = re.compile(rb"\d+<((?:\\x[0-9a-f]{2})*)>")
 _TEXT = re.compile(rb'"((?:\\x[0-9a-f]{2})*)"')
 _SECTOR = 512
+_SYNCS = frozenset({"fsync", "fdatasync"})
 
 
 class Write(NamedTuple):
@@ -64,6 +79,22 @@ class Sync(NamedTuple):
     began: int
 
 
+class Failure(NamedTuple):
+    """A call on a file that was made to fail: nothing was written, or nothing is safe."""
+
+    at: int
+    file: int
+    began: int
+    call: str
+
+
+class Close(NamedTuple):
+    """A file that one of its users has closed."""
+
+    at: int
+    file: int
+
+
 class Word(NamedTuple):
     """Something that the program has said by then."""
 
@@ -71,7 +102,7 @@ class Word(NamedTuple):
     text: str
 
 
-Step: TypeAlias = Write | Resize | Entry | Sync | Word
+Step: TypeAlias = Write | Resize | Entry | Sync | Failure | Close | Word
 Tear: TypeAlias = Literal["writes", "sectors"]
 
 
@@ -91,15 +122,29 @@ class Recording(NamedTuple):
         Of what was not synced, so much is dropped as `rate` says.
         """
         past = self.steps[:moment]
-        synced = {step.file: step.began for step in past if isinstance(step, Sync)}
+        unsafe = _unsafe(past)
         contents: dict[int, bytearray] = {}
         for step in past:
             if isinstance(step, Write | Resize):
-                is_safe = step.at < synced.get(step.file, 0)
-                kept = step if is_safe else _by_chance(step, rate, tear, chance)
+                kept = _by_chance(step, rate, tear, chance) if step.at in unsafe else step
                 _apply(contents.setdefault(step.file, bytearray()), kept)
-        names = _names(past, synced.get(FOLDER, 0), rate, chance)
+        synced = [step.began for step in past if isinstance(step, Sync) and step.file == FOLDER]
+        names = _names(past, max(synced, default=0), rate, chance)
         return {name: bytes(contents.get(file, b"")) for name, file in names.items()}
+
+
+def _unsafe(past: Sequence[Step]) -> set[int]:
+    """Tell which changes of files, by when they were made, no sync has made safe."""
+    waiting: defaultdict[int, set[int]] = defaultdict(set)
+    in_vain: set[int] = set()
+    for step in past:
+        if isinstance(step, Write | Resize):
+            waiting[step.file].add(step.at)
+        elif isinstance(step, Sync) or (isinstance(step, Failure) and step.call in _SYNCS):
+            reached = {at for at in waiting[step.file] if at < step.began}
+            waiting[step.file] -= reached
+            in_vain |= reached if isinstance(step, Failure) else set()
+    return in_vain.union(*waiting.values())
 
 
 def _by_chance(step: Write | Resize, rate: float, tear: Tear, chance: Random) -> list[Step]:
@@ -147,10 +192,16 @@ def _names(past: Sequence[Step], synced: int, rate: float, chance: Random) -> di
 # --- recording ------------------------------------------------------------------------------------
 
 
-def record(command: Sequence[str], store: Path, words: Path, trace: Path) -> Recording:
-    """Run a program that uses a store and writes its words into a file; tell what it did."""
+def record(
+    command: Sequence[str], store: Path, words: Path, trace: Path, *, fault: str = ""
+) -> Recording:
+    """Run a program that uses a store and writes its words into a file; tell what it did.
+
+    `fault` is what strace is to inject.
+    """
     assert RECORDER is not None
-    options = ["-f", "-y", "-xx", "-s", "100000000", "-e", f"trace={_CALLS}", "-o", str(trace)]
+    options = ["-f", "--seccomp-bpf", "-y", "-xx", "-s", "100000000", "-o", str(trace)]
+    options += ["-e", f"trace={_CALLS}", *(["-e", f"inject={fault}"] if fault else [])]
     done = subprocess.run(  # noqa: S603 - the command is the caller's
         [RECORDER, *options, *command], capture_output=True, text=True, check=False, timeout=300
     )
@@ -164,6 +215,7 @@ class _Call(NamedTuple):
     arguments: bytes
     began: int
     ended: int
+    was_made_to_fail: bool
 
     @property
     def at(self) -> int:
@@ -190,14 +242,19 @@ class _Reading:
         path = _path_of(call)
         if path == self._words and call.name == "write":
             return Word(call.at, _unescape(_TEXT.findall(call.arguments)[0]).decode().strip())
-        if path == str(self._store.parent) and call.name in {"fsync", "fdatasync"}:
-            return Sync(call.at, FOLDER, call.began)
+        if path == str(self._store.parent) and call.name in _SYNCS:
+            return None if call.was_made_to_fail else Sync(call.at, FOLDER, call.began)
         if not path.startswith(str(self._store)) or path.endswith("-shm"):
             return None
-        return self._step_on(call, Path(path).name)
+        name = Path(path).name
+        if call.was_made_to_fail:
+            return Failure(call.at, self._files[name], call.began, call.name)
+        return self._step_on(call, name)
 
     def _step_on(self, call: _Call, name: str) -> Step | None:
         match call.name:
+            case "close":
+                return Close(call.at, self._files[name]) if name in self._files else None
             case "openat":
                 return self._create(call, name)
             case "unlink":
@@ -225,7 +282,7 @@ class _Reading:
 
 
 def _calls(lines: Iterable[bytes]) -> Iterator[_Call]:
-    """Give the calls that ended well; those of several threads may overlap."""
+    """Give the calls that ended well or were made to fail; those of threads may overlap."""
     begun: dict[bytes, tuple[int, bytes]] = {}
     for at, line in enumerate(lines, 1):
         found = _LINE.match(line)
@@ -236,8 +293,8 @@ def _calls(lines: Iterable[bytes]) -> Iterator[_Call]:
             began, arguments = begun.pop(thread)
         if found["result"] is None:
             begun[thread] = (at, arguments)
-        elif not found["result"].startswith(b"-"):
-            yield _Call(found["name"].decode(), arguments, began, at)
+        elif (was_made_to_fail := b"(INJECTED)" in line) or not found["result"].startswith(b"-"):
+            yield _Call(found["name"].decode(), arguments, began, at, was_made_to_fail)
 
 
 def _path_of(call: _Call) -> str:

@@ -13,13 +13,12 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-import anyio
 import pytest
 
 from eventbus import Context, EventBus, StoreError
-from eventbus.clock import SystemClock
 from eventbus.transports.sqlite import clerks
 from eventbus.transports.sqlite.schema import open_store
+from tests.faults.hasty_clock import HastyClock
 from tests.faults.scale import full
 
 EVENTS = 25
@@ -27,14 +26,6 @@ FAILURES = full(range(1, 101), small=range(1, 51))
 COMMITS_OF_START = 3
 
 Open: TypeAlias = Callable[..., sqlite3.Connection]
-
-
-class HastyClock(SystemClock):
-    """A clock for those who wait for a better time: it comes soon."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait a twentieth of that."""
-        await anyio.sleep(seconds / 20)
 
 
 class Edge:

@@ -27,7 +27,7 @@ from eventbus.transports.sqlite.mark import Mark
 from eventbus.transports.sqlite.packing import Compression
 from eventbus.transports.sqlite.records import Record, packed
 from eventbus.transports.sqlite.reserve import Reserve
-from eventbus.transports.sqlite.schema import insist, open_store, set_up
+from eventbus.transports.sqlite.schema import insist, open_store, secure_names, set_up
 from eventbus.transports.sqlite.settings import Settings
 
 R = TypeVar("R")
@@ -176,6 +176,7 @@ class Writer:
             durability = self._settings.durability
             self._connection = open_store(self._path, durability, GuardedConnection)
             self._connection.execute("PRAGMA busy_timeout=0")
+            secure_names(self._connection, self._path)
         if self._mark is None:
             self._mark = self._checked_mark(self._connection)
             self._reserve.take()

@@ -24,7 +24,16 @@ session, until it has read them.
 `number`, and `schedule` counts them. Their checksums do not cover a position yet.
 """
 
-__all__ = ("APPLICATION_ID", "OWN_TABLES", "RECORD", "VERSION", "insist", "open_store", "set_up")
+__all__ = (
+    "APPLICATION_ID",
+    "OWN_TABLES",
+    "RECORD",
+    "VERSION",
+    "insist",
+    "open_store",
+    "secure_names",
+    "set_up",
+)
 
 import logging
 import os
@@ -222,14 +231,14 @@ def insist(connection: sqlite3.Connection, statement: str) -> None:
     pause = Event()  # never set: it is a way to sleep
     for _ in range(round(LOCK_SECONDS / TRY_SECONDS)):
         try:
-            connection.execute(statement)
+            connection.execute(statement).fetchall()  # some fail at their end alone
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             pause.wait(TRY_SECONDS)
         else:
             return
-    connection.execute(statement)
+    connection.execute(statement).fetchall()
 
 
 def set_up(path: Path, durability: Durability) -> None:
@@ -242,12 +251,14 @@ def set_up(path: Path, durability: Durability) -> None:
     """
     if not path.exists():
         path.touch()
-        _sync_folder(path.absolute().parent)
     connection = open_store(path, durability)
     try:
         connection.execute("BEGIN")  # Race: another process may be creating the tables
         version = _version_of(connection, path)
         connection.execute("COMMIT")
+        if version == 0:
+            insist(connection, "PRAGMA auto_vacuum=INCREMENTAL")  # only an empty file can be told
+        insist(connection, "PRAGMA journal_mode=WAL")  # nothing where it is so
         if version == 0:
             _create(connection)
         elif version < VERSION:
@@ -286,8 +297,6 @@ def _known(version: int, path: Path) -> int:
 
 def _create(connection: sqlite3.Connection) -> None:
     """Create the tables, where no other process was faster."""
-    insist(connection, "PRAGMA auto_vacuum=INCREMENTAL")  # only an empty file can still be told
-    insist(connection, "PRAGMA journal_mode=WAL")
     connection.execute("BEGIN IMMEDIATE")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if not tables:
@@ -317,10 +326,17 @@ def _run(connection: sqlite3.Connection, script: str) -> None:
         connection.execute(statement)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the entry of a new file as safe as what will be in it."""
-    if os.name != "posix":
-        return
+def secure_names(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the names of the file and of its log as safe as what will be in them.
+
+    SQLite would do so for its log, but not tell where that fails.
+    """
+    insist(connection, "SELECT count(*) FROM sqlite_schema")  # its log is there after this
+    if os.name == "posix":
+        _sync(path.absolute().parent)
+
+
+def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
