@@ -26,6 +26,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeForm, TypeVar, Unpack
 
+from eventbus.activity import Activity
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock, SystemClock, seconds_of
 from eventbus.context import FailedDelivery
@@ -41,7 +42,7 @@ from eventbus.middleware.chain import check_middleware, innermost
 from eventbus.plugins import exchange_for
 from eventbus.probe import Probe
 from eventbus.publishing import did_you_mean
-from eventbus.queue import Activity, Overflow
+from eventbus.queue import Overflow
 from eventbus.registration import (
     SUBSCRIBE_OPTIONS,
     Registration,

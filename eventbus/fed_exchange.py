@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from eventbus.activity import Activity
 from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
 from eventbus.errors import BusClosed, UnsupportedByTransport
 from eventbus.feed import Feed
 from eventbus.message import Entry, Message, Receipt, within_of
-from eventbus.queue import Activity
 from eventbus.schema import Schema
 from eventbus.stored_schedule import StoredSchedule
 from eventbus.subscription import Subscription

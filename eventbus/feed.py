@@ -25,7 +25,6 @@ from eventbus.errors import (
     StoreVersion,
 )
 from eventbus.message import Delivery, Entry, LaterDelivery, Message, delivery_of
-from eventbus.queue import wait_for_places
 from eventbus.subscription import Subscription
 from eventbus.timers import Timer, Timers
 from eventbus.transports.base import (
@@ -42,6 +41,7 @@ from eventbus.transports.base import (
 )
 from eventbus.transports.burying import refuse
 from eventbus.transports.retries import bring_back_later
+from eventbus.waiters import wait_for_places
 
 PATIENCE_SECONDS = 0.5
 GIVE_BACK_SECONDS = 1.0

@@ -25,8 +25,8 @@ from eventbus.message import Message, Receipt, write_message
 from eventbus.middleware.chain import compose_publish
 from eventbus.publisher import TURNS, Publishing
 from eventbus.publishing import PublishOptions, traits_of
-from eventbus.queue import wait_for_places
 from eventbus.schedule import later_of
+from eventbus.waiters import wait_for_places
 from eventbus.wording import counted
 
 M = TypeVar("M")

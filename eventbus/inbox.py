@@ -21,8 +21,8 @@ from anyio import sleep
 from anyio.lowlevel import checkpoint
 
 from eventbus._loop import CallSoon, WakeUp
+from eventbus.activity import Activity
 from eventbus.errors import BusClosed, DeadlockError
-from eventbus.queue import Activity
 
 T = TypeVar("T")
 

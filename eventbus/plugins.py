@@ -17,6 +17,7 @@ from inspect import iscoroutine
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl
 
+from eventbus.activity import Activity
 from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.entry_points import Plugin, find, names
@@ -25,7 +26,6 @@ from eventbus.fed_exchange import FedExchange
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, check_publish_middleware
 from eventbus.publishing import did_you_mean
-from eventbus.queue import Activity
 from eventbus.schedule import SCHEDULE_SIZE
 from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport

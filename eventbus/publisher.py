@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from pydantic import BaseModel
 from typing_extensions import Unpack
 
+from eventbus.activity import Activity
 from eventbus.bus_logger import BusLogger
 from eventbus.cache import BoundedCache
 from eventbus.clock import Clock
@@ -50,7 +51,6 @@ from eventbus.middleware.chain import (
 )
 from eventbus.probe import Probe
 from eventbus.publishing import PublishOptions, caused_by, traits_of
-from eventbus.queue import Activity, Waiter, wait_for_places
 from eventbus.schedule import Later, Schedule, later_of
 from eventbus.subscription import Counts
 from eventbus.timers import Timers
@@ -58,6 +58,7 @@ from eventbus.topics import check_topic, is_reserved
 from eventbus.transports.exchange import Exchange
 from eventbus.transports.probed import ProbedRoute
 from eventbus.transports.route import Route, require_room
+from eventbus.waiters import Waiter, wait_for_places
 
 if TYPE_CHECKING:  # who needs no store, loads no SQLite
     from sqlite3 import Connection

@@ -23,27 +23,20 @@ Closing
     A closed queue takes nothing more; what is in it can still be taken.
 """
 
-__all__ = (
-    "DROPPING",
-    "Activity",
-    "DeliveryQueue",
-    "Lanes",
-    "Overflow",
-    "Waiter",
-    "wait_for_places",
-)
+__all__ = ("DROPPING", "DeliveryQueue", "Overflow")
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
-from anyio import Event, TaskInfo, get_current_task
-from anyio.lowlevel import checkpoint
+from anyio import Event
 
 from eventbus._loop import WakeUp
-from eventbus.deadlocks import Server, begin_wait, break_deadlock, end_wait
-from eventbus.errors import BusClosed, EventBusError
+from eventbus.activity import Activity
+from eventbus.deadlocks import Server, break_deadlock
+from eventbus.errors import BusClosed
+from eventbus.waiters import RoomWaiter, Waiter, wait_for_places
 
 T = TypeVar("T")
 
@@ -53,174 +46,6 @@ DROPPING = frozenset({"drop_newest", "drop_oldest"})
 """The policies under which nobody ever waits or is refused."""
 
 _STOPPED = "the bus stopped while this publish waited for room in a full queue"
-
-
-class Activity:
-    """What has work: queues, and what else counts itself; and the wish to know when nothing has.
-
-    Queues are asked when somebody wants to know. Were each to tell of every change, a message to a
-    parked worker would take 0.7 us more, a tenth of its way.
-    """
-
-    __slots__ = ("_busy", "_idle", "_queues")
-
-    def __init__(self) -> None:
-        self._queues: dict[DeliveryQueue[Any], None] = {}
-        self._busy = 0
-        self._idle: Event | None = None
-
-    def add(self, queue: "DeliveryQueue[Any]") -> None:
-        """Ask this queue, too."""
-        self._queues[queue] = None
-
-    def remove(self, queue: "DeliveryQueue[Any]") -> None:
-        """Ask it no more; idempotent."""
-        self._queues.pop(queue, None)
-
-    def begin(self) -> None:
-        """Count one more thing with work that is no queue."""
-        self._busy += 1
-
-    def end(self) -> None:
-        """Count one less; the last one wakes who waits."""
-        self._busy -= 1
-        if not self._busy and self._idle is not None:
-            self._idle.set()
-            self._idle = None
-
-    async def wait_idle(self) -> None:
-        """Wait for a moment at which nothing has work; a checkpoint in any case."""
-        await checkpoint()
-        while await self._wait_for_each():
-            pass  # meanwhile others may have got work
-
-    async def _wait_for_each(self) -> bool:
-        """Wait for all that have work now, one after the other; False if there were none."""
-        busy = [queue for queue in self._queues if queue.is_busy]
-        for queue in busy:
-            await queue.wait_idle()
-        if self._busy:
-            self._idle = self._idle or Event()
-            await self._idle.wait()
-            return True
-        return bool(busy)
-
-
-class Waiter(Generic[T]):
-    """A publisher that waits with its entry for a place in one queue."""
-
-    __slots__ = (
-        "_is_settled",
-        "_queue",
-        "_refusal",
-        "_settled",
-        "_task",
-        "_then",
-        "entry",
-        "is_taken",
-    )
-
-    is_for_room = False
-
-    def __init__(self, queue: "DeliveryQueue[T]", entry: T) -> None:
-        self.entry = entry
-        self._queue = queue
-        self._task: TaskInfo | None = get_current_task()
-        self._is_settled = False
-        self._settled: Event | None = None  # made by a task that waits
-        self._then: Callable[[bool], None] | None = None
-        self._refusal: EventBusError | None = None
-        self.is_taken = False
-
-    def is_gone(self) -> bool:
-        """Tell whether the publisher was cancelled or refused, even if it has not run since."""
-        is_cancelled = self._task is not None and self._task.has_pending_cancellation()
-        return is_cancelled or self._refusal is not None
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether the publisher still waits."""
-        return not (self._is_settled or self.is_gone())
-
-    def blockers(self) -> Sequence[Server]:
-        """Name whom the place depends on, see `DeliveryQueue`; none if it may come anyway."""
-        return self._queue.blockers()
-
-    def admit(self) -> None:
-        """Let the publisher go on: its entry is in the queue."""
-        self.is_taken = True
-        self._settle()
-
-    def dismiss(self) -> None:
-        """Let the publisher go on, though nobody will ever want its entry."""
-        self._settle()
-
-    def refuse(self, error: EventBusError) -> None:
-        """Tell the publisher that its entry is not taken, and why."""
-        self._refusal = error
-        self._settle()
-
-    def then(self, tell: Callable[[bool], None]) -> None:
-        """Stay in line without a task that waits: tell, once, whether it was not refused."""
-        self._task = None
-        self._then = tell
-        if self._is_settled:
-            self._settle()
-
-    def _settle(self) -> None:
-        self._is_settled = True
-        if self._settled is not None:
-            self._settled.set()
-        tell, self._then = self._then, None
-        if tell is not None:
-            tell(self._refusal is None)
-
-    def withdraw(self) -> None:
-        """Take the entry back, unless it has moved up already; idempotent."""
-        self._queue.leave_line(self)
-
-    async def wait(self) -> None:
-        """Wait for the place.
-
-        Raises:
-            BusClosed: The bus stopped first; the entry did not reach this queue.
-            DeadlockError: The place would never have come.
-        """
-        if not self._is_settled:  # Race: being cancelled now would deny what has happened.
-            self._settled = Event()
-            await self._settled.wait()
-        if self._refusal is not None:
-            await checkpoint()  # who tries again and again must let the others run
-            raise self._refusal
-
-
-class _RoomWaiter(Waiter[T]):
-    """Who waits with nothing, until half of the queue is free."""
-
-    __slots__ = ()
-
-    is_for_room = True
-
-
-async def wait_for_places(waiters: Sequence[Waiter[T]]) -> None:
-    """Wait for all of them together; cancelled, what has not moved up is withdrawn.
-
-    Raises:
-        BusClosed: The bus stopped first.
-        DeadlockError: A handler waits, and only handlers that wait so could let it go on.
-    """
-    if not waiters:
-        return
-    handler = begin_wait(waiters)
-    try:
-        for waiter in waiters:
-            await waiter.wait()
-    except BaseException:
-        for waiter in waiters:
-            waiter.withdraw()
-        raise
-    finally:
-        end_wait(handler)
 
 
 class DeliveryQueue(Generic[T]):
@@ -234,6 +59,7 @@ class DeliveryQueue(Generic[T]):
 
     __slots__ = (
         "_activity",
+        "_blockers",
         "_idle",
         "_key_of",
         "_latest",
@@ -245,7 +71,6 @@ class DeliveryQueue(Generic[T]):
         "_start_worker",
         "_started",
         "_thread",
-        "blockers",
         "dropped",
         "held",
         "is_closed",
@@ -283,7 +108,7 @@ class DeliveryQueue(Generic[T]):
         self.is_stopped = False
         self._new_wake_up = new_wake_up
         self._on_dropped = on_dropped
-        self.blockers = blockers
+        self._blockers = blockers
         self._idle: list[WakeUp] = []
         self._spare = workers
         self._started = 0
@@ -362,7 +187,14 @@ class DeliveryQueue(Generic[T]):
         """
         if self.depth > self.size // 2 or self.waiters:
             nothing = cast("T", None)
-            await wait_for_places([self._line_up(_RoomWaiter(self, nothing))])
+            await wait_for_places([self._line_up(RoomWaiter(self, nothing))])
+
+    def blockers(self) -> Sequence[Server]:
+        """Name those of its takers of whom one has to go on before a place comes free.
+
+        None where a place may come free otherwise.
+        """
+        return self._blockers()
 
     def leave_line(self, waiter: Waiter[T]) -> None:
         """Take a waiting publisher out of the line; idempotent."""
@@ -609,7 +441,7 @@ class DeliveryQueue(Generic[T]):
     def _break_deadlocks(self) -> None:
         """Look whether waiting handlers have lost the last who could have let them go on."""
         if self.waiters or self.depth:
-            for server in self.blockers():
+            for server in self._blockers():
                 break_deadlock(server)
 
     def _update(self) -> None:
@@ -621,41 +453,3 @@ class DeliveryQueue(Generic[T]):
         if self._now_idle is not None and not self.is_busy:
             self._now_idle.set()
             self._now_idle = None
-
-
-class Lanes(Generic[T]):
-    """One key at a time: what comes behind a running or waiting entry of its key is set aside.
-
-    Entries set aside keep their place in the queue's size.
-    """
-
-    __slots__ = ("_queue", "taken")
-
-    def __init__(self, queue: DeliveryQueue[T]) -> None:
-        self._queue = queue
-        self.taken: dict[str, deque[T] | None] = {}  # by key: who waits behind; for others to read
-
-    @property
-    def set_aside(self) -> int:
-        """How many entries wait behind one of their key."""
-        return sum(len(behind) for behind in self.taken.values() if behind)
-
-    def enter(self, key: str, entry: T) -> bool:
-        """Enter the key's lane; if it is taken, the entry waits behind and the answer is False."""
-        if key not in self.taken:
-            self.taken[key] = None
-            return True
-        behind = self.taken[key]
-        if behind is None:
-            behind = self.taken[key] = deque()
-        behind.append(entry)
-        self._queue.hold()
-        return False
-
-    def leave(self, key: str) -> T | None:
-        """Leave the lane; who waited first behind inherits it, and is given to be restored."""
-        behind = self.taken.get(key)
-        if behind:
-            return behind.popleft()
-        self.taken.pop(key, None)
-        return None

@@ -36,7 +36,6 @@ from eventbus.events import Events
 from eventbus.message import Message, Receipt, Traits, note_matched, reply_to_of
 from eventbus.middleware.chain import PublishMiddleware, compose_publish
 from eventbus.publisher import Publishing
-from eventbus.queue import wait_for_places
 from eventbus.registration import (
     SUBSCRIBE_OPTIONS,
     SubscribeOptions,
@@ -51,6 +50,7 @@ from eventbus.timers import Timers
 from eventbus.transports.base import CarriesRequests
 from eventbus.transports.exchange import Exchange
 from eventbus.transports.route import Route
+from eventbus.waiters import wait_for_places
 
 M = TypeVar("M")
 Q = TypeVar("Q")

@@ -10,12 +10,12 @@ from typing import Any, cast
 from anyio import create_task_group
 
 from eventbus._loop import call_soon, wake_up_type
+from eventbus.activity import Activity
 from eventbus.clock import Clock
 from eventbus.dispatch import run_worker
 from eventbus.forks import forks_so_far
 from eventbus.inbox import INBOX_SIZE, Inbox
 from eventbus.message import Message
-from eventbus.queue import Activity
 from eventbus.subscription import Worker
 from eventbus.threads import Threads
 from eventbus.timers import Timers

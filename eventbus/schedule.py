@@ -9,12 +9,13 @@ __all__ = ("SCHEDULE_SIZE", "Later", "Schedule", "later_of")
 
 from collections.abc import Callable, Sequence
 
+from eventbus.activity import Activity
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.errors import QueueFull
 from eventbus.message import Entry, Message
-from eventbus.queue import Activity, Waiter
 from eventbus.timers import Heap, Timers
+from eventbus.waiters import Waiter
 from eventbus.wording import counted
 
 SCHEDULE_SIZE = 1_000_000

@@ -5,8 +5,8 @@ __all__ = ("StoredSchedule",)
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from eventbus.activity import Activity
 from eventbus.message import Message
-from eventbus.queue import Activity
 from eventbus.schedule import later_of
 from eventbus.transports.base import KeepsSchedule
 

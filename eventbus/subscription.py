@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 from anyio import CancelScope
 
 from eventbus._loop import WakeUp
+from eventbus.activity import Activity
 from eventbus.answers import Answer
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
@@ -20,6 +21,7 @@ from eventbus.contracts import Topic
 from eventbus.deadlocks import Awaited
 from eventbus.errors import AlreadySettled, InvalidOption, UnsupportedByTransport
 from eventbus.handlers import HandlerShape
+from eventbus.lanes import Lanes
 from eventbus.message import (
     Delivery,
     Entry,
@@ -42,7 +44,7 @@ from eventbus.middleware import (
 from eventbus.middleware.chain import Gate, innermost
 from eventbus.probe import Probe
 from eventbus.publishing import PublishOptions
-from eventbus.queue import Activity, DeliveryQueue, Lanes, Overflow
+from eventbus.queue import DeliveryQueue, Overflow
 from eventbus.replies import Replies
 from eventbus.schema import Schema
 from eventbus.settling import Ack

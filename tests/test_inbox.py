@@ -9,8 +9,8 @@ from anyio.lowlevel import checkpoint
 
 from eventbus import BusClosed, DeadlockError
 from eventbus._loop import wake_up_type
+from eventbus.activity import Activity
 from eventbus.inbox import Inbox
-from eventbus.queue import Activity
 
 
 class Desk:

@@ -10,8 +10,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from eventbus import Context, EventBus, Topic
+from eventbus.lanes import Lanes
 from eventbus.middleware import DeadLetter, Retry, Timeout
-from eventbus.queue import DeliveryQueue, Lanes, Overflow
+from eventbus.queue import DeliveryQueue, Overflow
 from eventbus.testing import ManualClock
 
 Keyed = tuple[str, int]

@@ -20,9 +20,9 @@ LAYERS = {
     "  transports.sqlite  transports.sqlite.*",
     2: "context  probe  transports.base  transports.figures  transports.upkeep"
     "  middleware  middleware.*",
-    1: "deadlocks  inbox  correlation  message  publishing  settling  answers  replies  contracts"
-    "  schema  codec  transaction  fitting  queue  retry  schedule  timers  threads  handlers"
-    "  entry_points",
+    1: "deadlocks  activity  waiters  queue  lanes  inbox  correlation  message  publishing"
+    "  settling  answers  replies  contracts  schema  codec  transaction  fitting  retry  schedule"
+    "  timers  threads  handlers  entry_points",
     0: "errors  wording  bus_logger  clock  topics  cache  forks  _loop",
 }
 

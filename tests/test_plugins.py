@@ -15,9 +15,9 @@ from eventbus import (
     UnknownTransport,
     plugins,
 )
+from eventbus.activity import Activity
 from eventbus.middleware import Timeout
 from eventbus.plugins import exchange_for
-from eventbus.queue import Activity
 from eventbus.timers import Timers
 from eventbus.transports.memory import MemoryTransport
 from tests.installing import Installer

@@ -20,8 +20,10 @@ from hypothesis.stateful import (
 )
 
 from eventbus import BusClosed, Context, EventBus, QueueFull, Topic
-from eventbus.queue import Activity, DeliveryQueue, Overflow, Waiter, wait_for_places
+from eventbus.activity import Activity
+from eventbus.queue import DeliveryQueue, Overflow
 from eventbus.testing import ManualClock
+from eventbus.waiters import Waiter, wait_for_places
 
 Queue = DeliveryQueue[int]
 

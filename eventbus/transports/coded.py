@@ -10,10 +10,10 @@ from typing import Any
 
 from eventbus.codec import JsonCodec
 from eventbus.message import Entry, Message, converted
-from eventbus.queue import Waiter
 from eventbus.schema import Schema
 from eventbus.subscription import Subscription
 from eventbus.transports.route import Group, Refuse, Route
+from eventbus.waiters import Waiter
 
 
 class _CodedMessage(Message):

@@ -14,7 +14,6 @@ from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
 from eventbus.errors import UnsupportedByTransport
 from eventbus.message import Delivery, LaterDelivery, Message, Receipt, delivery_of
-from eventbus.queue import wait_for_places
 from eventbus.schema import Schema
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
@@ -25,6 +24,7 @@ from eventbus.transports.coded import CodedRoute
 from eventbus.transports.dead_letters import DeadLetters
 from eventbus.transports.retries import abandon, bring_back_later
 from eventbus.transports.route import Route
+from eventbus.waiters import wait_for_places
 
 
 class MemorySource:

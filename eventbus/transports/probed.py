@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from eventbus.message import Entry, Message
 from eventbus.probe import Probe
-from eventbus.queue import DeliveryQueue, Waiter
+from eventbus.queue import DeliveryQueue
 from eventbus.transports.route import Route
+from eventbus.waiters import Waiter
 
 
 class ProbedRoute(Route):

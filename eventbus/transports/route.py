@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 
 from eventbus.errors import QueueFull
 from eventbus.message import Delivery, Entry, Head, Message, converted
-from eventbus.queue import DROPPING, DeliveryQueue, Waiter
+from eventbus.queue import DROPPING, DeliveryQueue
 from eventbus.schema import Schema
 from eventbus.subscription import Subscription
+from eventbus.waiters import Waiter
 
 Refuse: TypeAlias = Callable[[Subscription, Message, Exception], None]
 """Told of each subscription whose model refuses a message, and why."""

@@ -14,12 +14,12 @@ import pytest
 
 from eventbus import BusClosed, DuplicateSubscription, FailedDelivery
 from eventbus.events import Desk
-from eventbus.queue import Waiter
 from eventbus.registry import Registry
 from eventbus.replies import Replies
 from eventbus.runtime import Runtime
 from eventbus.schedule import Schedule
 from eventbus.transports.dead_letters import DeadLetters
+from eventbus.waiters import Waiter
 from tests.faults.stepping import IN_EVERY_WAY, Attempt, Way, attempt, turns
 from tests.faults.worlds import OFFERS, Case, World, nothing
 

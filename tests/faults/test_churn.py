@@ -13,7 +13,8 @@ from anyio.lowlevel import checkpoint
 
 from eventbus import EventBus, QueueFull, Topic
 from eventbus.middleware import Retry
-from eventbus.queue import DeliveryQueue, Overflow, Waiter
+from eventbus.queue import DeliveryQueue, Overflow
+from eventbus.waiters import Waiter
 from tests.faults.scale import full
 
 SEEDS = full(4_000, small=20)

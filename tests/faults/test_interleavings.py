@@ -13,8 +13,10 @@ from typing import Any, TypeAlias, cast
 import pytest
 
 from eventbus import queue as queues
+from eventbus import waiters
 from eventbus.errors import BusClosed
-from eventbus.queue import DeliveryQueue, Overflow, Waiter, wait_for_places
+from eventbus.queue import DeliveryQueue, Overflow
+from eventbus.waiters import Waiter, wait_for_places
 from tests.faults.scale import full
 
 SIZES = range(1, full(3, small=2) + 1)
@@ -273,8 +275,9 @@ def _next_order(choices: list[tuple[int, int]]) -> list[int] | None:
 @pytest.fixture(autouse=True)
 def _without_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "Event", Event)
-    monkeypatch.setattr(queues, "checkpoint", pause)
-    monkeypatch.setattr(queues, "get_current_task", lambda: Task.current)
+    monkeypatch.setattr(waiters, "Event", Event)
+    monkeypatch.setattr(waiters, "checkpoint", pause)
+    monkeypatch.setattr(waiters, "get_current_task", lambda: Task.current)
 
 
 def world_of(*names: str, overflow: Overflow = "block") -> Make:

@@ -25,6 +25,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from typing_extensions import Unpack
 
+from eventbus.activity import Activity
 from eventbus.bus import EventBus
 from eventbus.clock import SystemClock
 from eventbus.context import Context
@@ -33,7 +34,6 @@ from eventbus.fed_exchange import FedExchange
 from eventbus.message import Message
 from eventbus.middleware import Middleware, Policy
 from eventbus.plugins import exchange_for
-from eventbus.queue import Activity
 from eventbus.registration import HandlerOptions
 from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport
