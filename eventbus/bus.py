@@ -448,6 +448,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
         """Forget dead letters: these ids, those of a subscription, or all. Gives how many.
 
         Raises:
+            DeadlockError: This task has a transaction open in which it published.
             InvalidOption: The subscription neither is there nor has dead letters.
         """
         await checkpoint()
@@ -470,6 +471,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
         """Forget a durable subscription: where it was, and what it has not settled.
 
         Raises:
+            DeadlockError: This task has a transaction open in which it published.
             InvalidOption: None of that name is stored, or this bus has it subscribed.
             UnsupportedByTransport: The transport keeps no subscriptions.
             NotStarted, BusClosed: The bus is not running.

@@ -4,7 +4,7 @@ import gc
 import sqlite3
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -428,6 +428,41 @@ async def test_waiting_for_ones_own_transaction_is_refused(
         await bus.join()
 
     assert heard == [1, 3, 5]
+
+
+WRITES: dict[str, Callable[[EventBus], Awaitable[object]]] = {
+    "redrive": lambda bus: bus.redrive(),
+    "purge": lambda bus: bus.purge_dead_letters(),
+    "forget": lambda bus: bus.forget("books"),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_nor_does_anything_else_that_writes(
+    bus: EventBus, connected: Connected, write: Callable[[EventBus], Awaitable[object]]
+) -> None:
+    """It says so at once, and can be done when the transaction is over."""
+    heard_by(bus, name="books")
+    async with bus:
+        await bus.unsubscribe("books")
+        with connected() as connection, anyio.fail_after(20):
+            await bus.publish(ORDER, Order(n=1), connection=connection)
+            with pytest.raises(DeadlockError, match="would wait for the transaction"):
+                await write(bus)
+            assert await bus.dead_letters() == []  # what only reads does not wait
+        await write(bus)
+
+
+async def test_nor_does_a_closed_bus(bus: EventBus, connected: Connected) -> None:
+    """Its dead letters can be purged, but not meanwhile."""
+    async with bus:
+        connection = connected()
+        await bus.publish(ORDER, Order(n=1), connection=connection)
+    with anyio.fail_after(20), pytest.raises(DeadlockError):
+        await bus.purge_dead_letters()
+    connection.commit()
+
+    assert await bus.purge_dead_letters() == 0
 
 
 async def test_another_task_waits_its_turn(bus: EventBus, connected: Connected) -> None:

@@ -124,9 +124,9 @@ class Outbox:
         self.forget_ended()
         if current_task() in self._open:
             raise DeadlockError(
-                "this publish would wait for the transaction in which this task has published "
-                "with connection=, and which only this task can end: commit it first, or give "
-                "connection= here too"
+                "this would wait for the transaction in which this task has published with "
+                "connection=, and which only this task can end: commit it first, or, to publish, "
+                "give connection= here too"
             )
 
     def forget_ended(self) -> None:

@@ -314,7 +314,12 @@ class SqliteTransport:
         return source
 
     async def forget(self, name: str) -> bool:
-        """Forget a durable subscription; False if there is none of that name."""
+        """Forget a durable subscription; False if there is none of that name.
+
+        Raises:
+            DeadlockError: As `publish`.
+        """
+        self._outbox.refuse_to_wait()
         return await self._writer.ask(Change(partial(cursors.forget, name=name)))
 
     async def read(
@@ -357,16 +362,28 @@ class SqliteTransport:
             InvalidOption: A limit below 1, or an id that is not kept.
         """
         newest = partial(letters.newest, subscription=subscription, limit=limit, before=before)
+        if self._session:
+            return await self._reader.ask(Look(newest))
         async with self._at_desk() as desk:
             return await desk.ask(Change(newest))
 
     async def redrive(self, subscription: str | None, ids: Sequence[str] | None) -> int:
-        """Deliver dead letters again, to the subscriptions that failed; give how many."""
+        """Deliver dead letters again, to the subscriptions that failed; give how many.
+
+        Raises:
+            DeadlockError: As `publish`.
+        """
+        self._outbox.refuse_to_wait()
         send = partial(letters.send_again, subscription=subscription, ids=ids)
         return await self._writer.ask(Change(send, self._wake_all))
 
     async def purge(self, subscription: str | None, ids: Sequence[str] | None) -> int:
-        """Forget dead letters; give how many; also while the store is closed."""
+        """Forget dead letters; give how many; also while the store is closed.
+
+        Raises:
+            DeadlockError: As `publish`.
+        """
+        self._outbox.refuse_to_wait()
         purge = partial(letters.purge, subscription=subscription, ids=ids)
         async with self._at_desk() as desk:
             return await desk.ask(Change(purge))
