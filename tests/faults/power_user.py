@@ -8,7 +8,7 @@ The controls: a `hasty` publisher is told before the commit, a `clinging` writer
 connection after an error.
 """
 
-__all__ = ("listen_all", "listen_once")
+__all__ = ("PAGES_PER_CHECKPOINT", "listen_all", "listen_once", "open_impatiently")
 
 import logging
 import os

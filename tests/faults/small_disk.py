@@ -1,18 +1,20 @@
 """Fills a small disk with a store, and tells what publishers and consumers do on it.
 
-`unshare --mount python -m tests.faults.small_disk FOLDER BACKEND [control]`; the control holds no
-room in reserve. The disk is gone with the namespace of the process.
+`unshare --mount python -m tests.faults.small_disk LIFE FOLDER BACKEND [CONTROL]`, with one of
+`LIVES`, and of `CONTROLS`. The disk is gone with the namespace of the process.
 """
 
-__all__ = ()
+__all__ = ("LOG_EVENTS", "ROUNDS")
 
 import json
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,11 +24,16 @@ import anyio
 
 from eventbus import Context, EventBus, StoreError
 from eventbus.middleware import DeadLetter
+from eventbus.transports.sqlite import clerks, reserve
 from eventbus.transports.sqlite.reserve import Reserve
+from tests.faults.power_user import open_impatiently
 
 DISK_KILOBYTES = 2048
 QUEUE = 4
 ROUNDS = 3
+LOG_EVENTS = 100
+LEFT_BYTES = 128 * 1024
+EVENT = {"text": "x" * 2000}
 
 
 class Life:
@@ -50,16 +57,16 @@ class Life:
         if len(self.handled) % 20 == 0:
             raise ConnectionError("now and then")
 
-    async def fill(self) -> None:
-        """Publish until the disk is full."""
+    async def fill(self) -> int:
+        """Publish until the disk is full; give how large the store was by then."""
         while True:
-            began = monotonic()
+            began, size = monotonic(), self.store.stat().st_size
             try:
-                receipt = await self.bus.publish("work", {"text": "x" * 2000})
+                receipt = await self.bus.publish("work", EVENT)
             except StoreError as error:
                 self.slowest = max(self.slowest, monotonic() - began)
                 self.refused.append(type(error).__name__)
-                return
+                return size
             self.stored.append(receipt.id)
 
     async def come_to_rest(self) -> bool:
@@ -75,14 +82,14 @@ class Life:
             (open_ones,) = connection.execute("SELECT count(*) FROM delivery").fetchone()
         return int(open_ones)
 
+    async def go_on(self) -> None:
+        """Publish once more, now that there is room, and handle all."""
+        self.stored.append((await self.bus.publish("work", {}, id="again")).id)
+        await self.bus.join()
 
-def _hold_nothing(reserve: Reserve) -> None:
-    """Do without a reserve: the control."""
 
-
-async def live(store: Path, patience: float) -> dict[str, object]:
-    """Fill the disk again and again, handle what there is, make room, and go on."""
-    life = Life(store, patience)
+async def fill_again_and_again(life: Life) -> dict[str, object]:
+    """Fill the disk, handle what there is, and again; then make room, and go on."""
     async with life.bus:
         await life.fill()
         life.opened.set()
@@ -91,19 +98,79 @@ async def live(store: Path, patience: float) -> dict[str, object]:
             await life.fill()
             is_settled = is_settled and await life.come_to_rest()
         dead = len(await life.bus.dead_letters(limit=1000))
-        mount(store.parent, f"remount,size={4 * DISK_KILOBYTES}k")
-        life.stored.append((await life.bus.publish("work", {}, id="again")).id)
-        await life.bus.join()
-    return {
-        "is_settled": is_settled,
-        "refused": sorted(set(life.refused)),
-        "times_refused": len(life.refused),
-        "slowest": life.slowest,
-        "stored": len(life.stored),
-        "missing": len(set(life.stored) - life.handled.keys()),
-        "twice": sum(times > 1 for times in life.handled.values()),
-        "dead": dead,
-    }
+        mount(life.store.parent, f"remount,size={4 * DISK_KILOBYTES}k")
+        await life.go_on()
+    return {"is_settled": is_settled, "dead": dead}
+
+
+async def fill_amid_a_checkpoint(life: Life) -> dict[str, object]:
+    """Let the log of SQLite find room on the full disk, and the store none for what is in it."""
+    with patch.object(clerks, "open_store", open_impatiently):
+        async with life.bus:
+            receipts = await life.bus.publish_many("work", [EVENT] * LOG_EVENTS)
+            life.stored += [one.id for one in receipts]
+            await life.bus.publish("work", EVENT, id="first")
+            ballast, size = weigh_down(life.store.parent), life.store.stat().st_size
+            moved = await life.fill() - size
+            life.opened.set()
+            is_settled = await life.come_to_rest()
+            ballast.unlink()
+            await life.go_on()
+    moved_later = life.store.stat().st_size - size
+    return {"is_settled": is_settled, "moved": moved, "moved_later": moved_later}
+
+
+async def refusal_to_start(store: Path) -> str:
+    """Start a bus; give the error that says why it cannot."""
+    try:
+        async with EventBus(f"sqlite:///{store}"):
+            return ""
+    except StoreError as error:
+        return str(error)
+
+
+async def begin_on_a_full_disk(life: Life) -> dict[str, object]:
+    """Open a store where there is no room, or next to none, make some, and fill the disk again."""
+    assert not await refusal_to_start(life.store)
+    ballast = weigh_down(life.store.parent)
+    told = await refusal_to_start(life.store)
+    os.truncate(ballast, ballast.stat().st_size - LEFT_BYTES)
+    async with life.bus:
+        await life.fill()
+        ballast.unlink()
+        await life.fill()
+        life.opened.set()
+        is_settled = await life.come_to_rest()
+        mount(life.store.parent, f"remount,size={4 * DISK_KILOBYTES}k")
+        await life.go_on()
+    return {"is_settled": is_settled, "told": told}
+
+
+LIVES: Mapping[str, Callable[[Life], Awaitable[dict[str, object]]]] = {
+    "again": fill_again_and_again,
+    "checkpoint": fill_amid_a_checkpoint,
+    "begin": begin_on_a_full_disk,
+}
+
+
+def weigh_down(folder: Path) -> Path:
+    """Fill a disk with a file."""
+    room = os.statvfs(folder)
+    ballast = folder / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
+    return ballast
+
+
+def take_nothing(_: Reserve) -> None:
+    """Do without a reserve."""
+
+
+CONTROLS: Mapping[str, AbstractContextManager[object]] = {
+    "": nullcontext(),
+    "without": patch.object(Reserve, "take", take_nothing),
+    "little": patch.object(reserve, "MOST_BYTES", LEFT_BYTES // 2),
+}
 
 
 def mount(folder: Path, options: str) -> None:
@@ -112,13 +179,27 @@ def mount(folder: Path, options: str) -> None:
     subprocess.run(command, check=True)  # noqa: S603 - it is written above
 
 
-def main(folder: str, backend: str, *control: str) -> None:
+async def live(store: Path, name: str, patience: float) -> dict[str, object]:
+    """Live on the disk, and tell what was seen."""
+    life = Life(store, patience)
+    return {
+        **await LIVES[name](life),
+        "refused": sorted(set(life.refused)),
+        "times_refused": len(life.refused),
+        "slowest": life.slowest,
+        "stored": len(life.stored),
+        "missing": len(set(life.stored) - life.handled.keys()),
+        "twice": sum(times > 1 for times in life.handled.values()),
+    }
+
+
+def main(name: str, folder: str, backend: str, control: str = "") -> None:
     """Make the disk, and live on it."""
     mount(Path(folder), f"size={DISK_KILOBYTES}k")
     logging.disable()  # every failure would be told of
-    take, patience = (_hold_nothing, 1.0) if control else (Reserve.take, 60.0)
-    with patch.object(Reserve, "take", take):
-        found = anyio.run(live, Path(folder) / "events.db", patience, backend=backend)
+    patience = 1.0 if control else 60.0
+    with CONTROLS[control]:
+        found = anyio.run(live, Path(folder) / "events.db", name, patience, backend=backend)
     print(json.dumps(found))  # noqa: T201 - it is what this program is for
 
 

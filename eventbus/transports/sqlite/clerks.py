@@ -154,13 +154,17 @@ class Writer:
         self._watch_wal()
 
     def idle(self) -> float | None:
-        """Move the log of SQLite into the file, once nothing has happened for a while."""
+        """Move the log of SQLite into the file, once nothing has happened for a while.
+
+        And hold more in reserve, if there is more room than there was.
+        """
         self._naps += 1
         if self._naps == 1:
             return IDLE_SECONDS
         if self._naps == 2 and self._connection is not None:
             with suppress(sqlite3.Error):  # another process is at it: it will do the same
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._reserve.take()
         return None
 
     def close(self) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from eventbus.errors import StoreCorrupt, StoreError, StoreVersion
 
+_MAKE_ROOM = "make room on the disk; the bus goes on by itself then"
 _NEXT_STEPS = {
-    "SQLITE_FULL": "make room on the disk; the bus goes on by itself then",
+    "SQLITE_FULL": _MAKE_ROOM,
+    "SQLITE_IOERR_SHMSIZE": _MAKE_ROOM,
     "SQLITE_BUSY": "another program keeps the file locked: end it",
     "SQLITE_LOCKED": "another program keeps the file locked: end it",
     "SQLITE_CANTOPEN": "see that its folder exists and that this process may write there",
@@ -64,4 +66,4 @@ def is_full_disk(error: Exception) -> bool:
 
 def full_disk(path: Path) -> StoreError:
     """Make the error of what is not even tried while the disk is full."""
-    return StoreError(f"{path}: the disk is full; {_NEXT_STEPS['SQLITE_FULL']}")
+    return StoreError(f"{path}: the disk is full; {_MAKE_ROOM}")

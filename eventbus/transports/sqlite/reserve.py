@@ -7,6 +7,7 @@ is not larger can then be moved into the store, and what comes after it takes no
 __all__ = ("Reserve",)
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -24,17 +25,22 @@ class Reserve:
         self.is_used = False  # given up, and not taken again yet
 
     def take(self) -> None:
-        """Hold it if the disk has so much: at first half of what is free, later what it was."""
+        """Hold it, or more of it: half of the room there is, and no less than ever before."""
+        with suppress(OSError):  # a store can do without it
+            held = 0 if self._file is None else self._size
+            half = (_free_bytes(self._folder) + held) // 2
+            size = max(self._size, min(MOST_BYTES, half))
+            if size > held:
+                self._hold(size)
+
+    def _hold(self, size: int) -> None:
+        file = self._file or TemporaryFile(dir=self._folder)  # noqa: SIM115 - it stays open
         try:
-            size = self._size or min(MOST_BYTES, _free_bytes(self._folder) // 2)
-            file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - it stays open
-            try:
-                _fill(file, size)
-            except BaseException:
+            _fill(file, size)
+        except BaseException:
+            if file is not self._file:
                 file.close()
-                raise
-        except OSError:  # a store can do without it
-            return
+            raise
         self._size, self._file, self.is_used = size, file, False
 
     def give_up(self) -> bool:
@@ -58,7 +64,8 @@ def _free_bytes(folder: Path) -> int:
 
 def _fill(file: IO[bytes], size: int) -> None:
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, max(1, size))
+        os.posix_fallocate(file.fileno(), 0, size)
     else:
+        file.seek(0)
         file.write(bytes(size))
         file.flush()
