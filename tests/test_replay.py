@@ -34,7 +34,7 @@ from eventbus import (
 from eventbus.message import write_message
 from eventbus.replay import Pace
 from eventbus.testing import ManualClock
-from eventbus.transports.sqlite import Settings, SqliteTransport, newest, reading
+from eventbus.transports.sqlite import Settings, SqliteTransport, newest, reading, searching
 from eventbus.transports.sqlite.log import Page, read_between
 
 Opened: TypeAlias = Callable[..., EventBus]
@@ -296,7 +296,7 @@ async def test_times_are_looked_for_by_position(
             await bus.publish(ORDER, Order(n=1))
         times = [context.message.time async for context in bus.replay(ORDER)]
         for at_once in (1, 2, 3, 100):
-            monkeypatch.setattr(reading, "SEARCHED_AT_ONCE", at_once)
+            monkeypatch.setattr(searching, "SEARCHED_AT_ONCE", at_once)
 
             assert await positions(bus.replay(ORDER, since=times[2])) == [2, 3, 4]
             assert await positions(bus.replay(ORDER, until=times[2])) == [1, 2, 3]

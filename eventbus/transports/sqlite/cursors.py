@@ -27,7 +27,8 @@ from pydantic_core import from_json, to_json
 
 from eventbus.errors import InvalidOption, StoreCorrupt
 from eventbus.transports.base import Start
-from eventbus.transports.sqlite.log import cursor_before, first_and_last
+from eventbus.transports.sqlite.beginning import Begin, begin_of, is_sought
+from eventbus.transports.sqlite.log import first_and_last
 from eventbus.transports.sqlite.losses import Loss, still_kept, tell
 from eventbus.transports.sqlite.sequence import leave_waiting
 
@@ -75,10 +76,13 @@ def establish(
     name: str,
     patterns: Sequence[str],
     start: Start,
-    is_wanted: Callable[[str], bool],
     first_new: int | None = None,
-) -> Established:
+    found: Begin | None = None,
+) -> Established | Begin:
     """Find a subscription, or create it where it is to start.
+
+    Where that has to be looked for, it is not created yet: what is given is to be completed, and
+    then to be given here as `found`.
 
     Raises:
         InvalidOption: The name stands for other patterns.
@@ -90,9 +94,9 @@ def establish(
         "SELECT id, CAST(patterns AS BLOB), cursor, began FROM subscription WHERE name = ?", (name,)
     ).fetchone()
     if row is None:
-        cursor = cursor_before(connection, start, is_wanted, first_new)
-        began = cursor_before(connection, "new", is_wanted, first_new)
-        return Established(_create(connection, name, wanted, cursor, began), cursor, began)
+        begin = found or begin_of(connection, start, first_new)
+        is_known = found is not None or not is_sought(start)
+        return _create(connection, name, wanted, begin) if is_known else begin
     number, stored, cursor, began = row
     if stored != wanted:
         raise InvalidOption(
@@ -105,13 +109,15 @@ def establish(
 
 
 def _create(
-    connection: sqlite3.Connection, name: str, patterns: bytes, cursor: int, began: int
-) -> int:
+    connection: sqlite3.Connection, name: str, patterns: bytes, begin: Begin
+) -> Established:
+    removed, _ = first_and_last(connection)
+    cursor = max(removed, begin.cursor)  # Race: retention goes on while a start is looked for
     number = connection.execute(
         "INSERT INTO subscription (name, patterns, cursor, began) VALUES (?, ?, ?, ?)",
-        (name, patterns.decode(), cursor, began),
+        (name, patterns.decode(), cursor, begin.began),
     ).lastrowid
-    return number or 0
+    return Established(number or 0, cursor, begin.began)
 
 
 def _check_cursor(connection: sqlite3.Connection, name: str, cursor: int) -> None:

@@ -32,6 +32,7 @@ from eventbus.transports.base import (
     SourceSpec,
 )
 from eventbus.transports.sqlite import cursors, losses
+from eventbus.transports.sqlite.beginning import Begin
 from eventbus.transports.sqlite.clerks import Change, Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.effects import Effects, Places, Storing, carry_out
@@ -39,9 +40,9 @@ from eventbus.transports.sqlite.letters import bury, read_records, unsend
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import message_of
 from eventbus.transports.sqlite.scan import Scan
+from eventbus.transports.sqlite.searching import look_for
 from eventbus.transports.sqlite.sequence import Behind, hold_back, let_go
 from eventbus.transports.sqlite.settlements import Ending, Settlements
-from eventbus.transports.sqlite.wanting import wants
 
 R = TypeVar("R")
 
@@ -85,18 +86,26 @@ class DurableSource:
         writer.submit(self._begin)
 
     async def __aenter__(self) -> Self:
-        self._go_on_from(await self._writer.wait(self._begin))
+        await self._go_on(self._begin)
         return self
 
-    def _go_on_from(self, established: cursors.Established) -> None:
+    async def _go_on(self, begin: Change[cursors.Established | Begin]) -> None:
+        """Go on from where it is, or begin where it is to start."""
+        established = await self._writer.wait(begin)
+        while isinstance(established, Begin):
+            found = await look_for(self._reader, self.spec.start, self.spec.patterns, established)
+            establish = partial(self._establish, found=found)
+            established = await self._writer.ask(Change(establish))
         self.number, self._cursor, self.began, loss = established
         self._scan.go_to(self._cursor)
         self._tell(loss)
 
-    def _establish(self, connection: sqlite3.Connection) -> cursors.Established:
-        name, patterns = self.spec.name, self.spec.patterns
+    def _establish(
+        self, connection: sqlite3.Connection, found: Begin | None = None
+    ) -> cursors.Established | Begin:
+        spec = self.spec
         return cursors.establish(
-            connection, name, patterns, self.spec.start, wants(patterns), self._first_new
+            connection, spec.name, spec.patterns, spec.start, self._first_new, found
         )
 
     async def __aexit__(self, *_: object) -> None:
@@ -265,7 +274,9 @@ class DurableSource:
         """Begin as a new subscription: it was forgotten while it runs here."""
         logger.warning("%s was forgotten, by another process, and begins anew", self.spec.name)
         self._first_new = self._cursor + 1  # What has come since is not lost, and no replay.
-        self._go_on_from(await self._writer.ask(Change(self._establish)))
+        anew = Change(self._establish)
+        self._writer.submit(anew)
+        await self._go_on(anew)
 
     def _hold(self, position: int, message: Message, attempt: int) -> LaterDelivery:
         if position < 0 and (traits := message.head[2]) is not None:

@@ -10,13 +10,13 @@ from typing import Self
 from eventbus.errors import StoreError
 from eventbus.message import Delivery, LaterDelivery
 from eventbus.transports.base import Dead, Outcome, SourceSpec
+from eventbus.transports.sqlite.beginning import Begin, begin_of, is_sought
 from eventbus.transports.sqlite.clerks import Change
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.letters import bury
-from eventbus.transports.sqlite.log import cursor_before
 from eventbus.transports.sqlite.records import message_of
 from eventbus.transports.sqlite.scan import Scan
-from eventbus.transports.sqlite.wanting import wants
+from eventbus.transports.sqlite.searching import look_for
 
 logger = logging.getLogger("eventbus")
 
@@ -29,20 +29,21 @@ class LiveSource:
         self._spec = spec
         self._scan = Scan(reader, spec)
         self._writer = writer
+        self._reader = reader
         self._first_new: int | None = None
         # By the writer, so that it begins before what is published after this.
         self._begin = Change(self._find_start)
         writer.submit(self._begin)
 
-    def _find_start(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """Tell the position before the first it is to hear, and before what is new to it."""
-        is_wanted = wants(self._spec.patterns)
-        cursor = cursor_before(connection, self._spec.start, is_wanted, self._first_new)
-        return cursor, cursor_before(connection, "new", is_wanted, self._first_new)
+    def _find_start(self, connection: sqlite3.Connection) -> Begin:
+        return begin_of(connection, self._spec.start, self._first_new)
 
     async def __aenter__(self) -> Self:
-        cursor, self.began = await self._writer.wait(self._begin)
-        self._scan.go_to(cursor)
+        begin = await self._writer.wait(self._begin)
+        if is_sought(self._spec.start):
+            begin = await look_for(self._reader, self._spec.start, self._spec.patterns, begin)
+        self.began = begin.began
+        self._scan.go_to(begin.cursor)
         return self
 
     async def __aexit__(self, *_: object) -> None:

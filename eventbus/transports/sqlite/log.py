@@ -3,10 +3,7 @@
 __all__ = (
     "Page",
     "append",
-    "cursor_before",
     "first_and_last",
-    "first_stored_since",
-    "last_stored_until",
     "positions_of",
     "read_at",
     "read_between",
@@ -14,16 +11,14 @@ __all__ = (
 )
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from typing import TypeAlias
 
 from pydantic_core import from_json, to_json
 
-from eventbus.errors import InvalidOption, PositionGone, StoreCorrupt
-from eventbus.transports.base import Start
+from eventbus.errors import StoreCorrupt
 from eventbus.transports.sqlite.gaps import Span, check_removed
 from eventbus.transports.sqlite.records import (
     COLUMNS_AS_JSON,
@@ -231,83 +226,3 @@ def _damaged(position: int) -> StoreCorrupt:
         f"the record at position {position} is damaged, and nothing behind it is delivered: "
         "restore the store from a copy"
     )
-
-
-def cursor_before(
-    connection: sqlite3.Connection,
-    start: Start,
-    is_wanted: Callable[[str], bool],
-    first_new: int | None = None,
-) -> int:
-    """Tell the position just before the one where a new subscription begins.
-
-    Where it is known already, `first_new` is the position that "new" means.
-
-    Raises:
-        PositionGone: Retention has removed it.
-        InvalidOption: It is no position.
-    """
-    removed, last = first_and_last(connection)
-    if start == "first":
-        return removed
-    if start == "last":
-        return _newest(connection, is_wanted, last) - 1
-    if isinstance(start, datetime):
-        return _first_since(connection, start, last) - 1
-    if isinstance(start, int):
-        _check_position(start, removed, last)
-        return start - 1
-    return last if first_new is None else max(removed, min(last, first_new - 1))
-
-
-def _check_position(position: int, removed: int, last: int) -> None:
-    if position < 1 or position > last + 1:
-        raise InvalidOption(
-            f"position {position} is not in the log, which ends at {last}: give one up to "
-            f"{last + 1}, or 'first', 'last' or 'new'"
-        )
-    if position <= removed:
-        raise PositionGone(
-            f"retention has removed position {position}: begin at {removed + 1} or later, or at "
-            "'first'"
-        )
-
-
-def _newest(connection: sqlite3.Connection, is_wanted: Callable[[str], bool], last: int) -> int:
-    rows = connection.execute("SELECT position, topic FROM log ORDER BY position DESC")
-    return next((position for position, topic in rows if is_wanted(topic.decode())), last + 1)
-
-
-def _first_since(connection: sqlite3.Connection, moment: datetime, last: int) -> int:
-    (position,) = connection.execute(
-        "SELECT min(position) FROM log WHERE time >= ?", (_micros(moment),)
-    ).fetchone()
-    return position or last + 1
-
-
-def first_stored_since(
-    connection: sqlite3.Connection, *, moment: datetime, after: int, most: int
-) -> int | None:
-    """Find the first record stored at a time or later, among so many after a position."""
-    (position,) = connection.execute(
-        "SELECT min(position) FROM log WHERE position > ? AND position <= ? AND time >= ?",
-        (after, after + most, _micros(moment)),
-    ).fetchone()
-    found: int | None = position
-    return found
-
-
-def last_stored_until(
-    connection: sqlite3.Connection, *, moment: datetime, end: int, most: int
-) -> int | None:
-    """Find the last record stored at a time or earlier, among so many up to a position."""
-    (position,) = connection.execute(
-        "SELECT max(position) FROM log WHERE position > ? AND position <= ? AND time <= ?",
-        (end - most, end, _micros(moment)),
-    ).fetchone()
-    found: int | None = position
-    return found
-
-
-def _micros(moment: datetime) -> int:
-    return round(moment.timestamp() * 1e6)

@@ -20,18 +20,14 @@ from eventbus.transports.sqlite.clerks import Look
 from eventbus.transports.sqlite.desk import Desk, Job
 from eventbus.transports.sqlite.log import (
     first_and_last,
-    first_stored_since,
-    last_stored_until,
     read_at,
     read_between,
 )
 from eventbus.transports.sqlite.newest import newest_per_key
 from eventbus.transports.sqlite.records import message_of
 from eventbus.transports.sqlite.scan import RECORDS_PER_PAGE
+from eventbus.transports.sqlite.searching import first_since, last_until
 from eventbus.transports.sqlite.wanting import wants
-
-SEARCHED_AT_ONCE = 20_000
-"""Records that are searched for a time in one transaction: some ten milliseconds of work."""
 
 
 class _Batch(NamedTuple):
@@ -116,7 +112,7 @@ async def begin_reading(
 
 async def _first_of(desk: Desk, since: Place | None, removed: int, last: int) -> int:
     if isinstance(since, datetime):
-        return await _first_since(desk, since, removed, last)
+        return await first_since(desk, since, removed, last)
     if since is None:
         return removed + 1
     if since > last + 1:
@@ -134,7 +130,7 @@ async def _first_of(desk: Desk, since: Place | None, removed: int, last: int) ->
 
 async def _end_of(desk: Desk, until: Place | None, removed: int, last: int) -> int:
     if isinstance(until, datetime):
-        return await _last_until(desk, until, removed, last)
+        return await last_until(desk, until, removed, last)
     if until is None:
         return last
     if until <= removed:
@@ -143,24 +139,6 @@ async def _end_of(desk: Desk, until: Place | None, removed: int, last: int) -> i
             f"{removed + 1} or later, or leave it out"
         )
     return min(until, last)
-
-
-async def _first_since(desk: Desk, moment: datetime, removed: int, last: int) -> int:
-    for before in range(removed, last, SEARCHED_AT_ONCE):
-        search = partial(first_stored_since, moment=moment, after=before, most=SEARCHED_AT_ONCE)
-        found = await desk.ask(Look(search))
-        if found is not None:
-            return found
-    return last + 1
-
-
-async def _last_until(desk: Desk, moment: datetime, removed: int, last: int) -> int:
-    for end in range(last, removed, -SEARCHED_AT_ONCE):
-        search = partial(last_stored_until, moment=moment, end=end, most=SEARCHED_AT_ONCE)
-        found = await desk.ask(Look(search))
-        if found is not None:
-            return found
-    return removed
 
 
 # --- pages ----------------------------------------------------------------------------------------
