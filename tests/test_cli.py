@@ -593,16 +593,26 @@ def test_verify_reads_all(shell: Shell) -> None:
     assert shell("verify").output == "601 records and 1 dead letter are sound\n"
 
 
-@pytest.mark.parametrize("table", ["log", "dead_letter"])
-def test_verify_names_what_is_damaged(shell: Shell, path: Path, table: str) -> None:
-    """A changed byte is found: code 1, and no traceback."""
-    shell.give_up_on({"order_id": "o-1"})
+def test_verify_names_all_that_is_damaged(shell: Shell, path: Path) -> None:
+    """Changed bytes are found, and what is missing: code 1, and no traceback."""
+    for number in range(5):
+        shell.give_up_on({"order_id": f"o-{number}"})
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(f"UPDATE {table} SET payload = '{{}}'")  # noqa: S608 - see above
+        connection.execute("UPDATE log SET payload = '{}' WHERE position IN (1, 5)")
+        connection.execute("DELETE FROM log WHERE position IN (2, 3)")
+        connection.execute("UPDATE dead_letter SET key = 'x' WHERE number IN (1, 4)")
     ended = shell("verify")
 
-    assert (ended.code, ended.output) == (1, "")
-    assert ended.complaint.startswith("eventbus: the record at position 1 is damaged")
+    assert ended.code == 1
+    assert sorted(ended.lines) == [
+        "1 record and 3 dead letters are sound",
+        "the dead letter number 1 is damaged",
+        "the dead letter number 4 is damaged",
+        "the record at position 1 is damaged",
+        "the record at position 5 is damaged",
+        "the records at positions 2 to 3 are missing",
+    ]
+    assert ended.complaint.startswith("eventbus: the store is damaged: restore it from a copy")
 
 
 def test_verify_counts_what_cannot_be_read(shell: Shell, path: Path) -> None:

@@ -46,7 +46,7 @@ def rows(store: Path, statement: str) -> list[Any]:
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Give what was said of losses, up to the reason."""
     said = [one.getMessage() for one in caplog.records if "has lost" in one.getMessage()]
-    return sorted(text.partition(", which")[0] for text in said)
+    return sorted(text.partition(", ")[0] for text in said)
 
 
 async def run(bus: EventBus, patterns: Mapping[str, str], start: Any = "new") -> tuple[Heard, Any]:

@@ -144,6 +144,18 @@ def test_its_contents_are_those_it_lists() -> None:
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) == {anchor(title) for title in titles}
 
 
+@pytest.mark.parametrize("file", [README, ROOT / "tests/faults/README.md"], ids=["root", "faults"])
+def test_the_tests_it_names_are_there(file: Path) -> None:
+    """Whoever asks what shows a promise finds it."""
+    named = set(re.findall(r"\btest_\w+\.py", file.read_text("utf-8")))
+    there = {
+        test.name for folder in ("tests", "tests/faults") for test in (ROOT / folder).iterdir()
+    }
+
+    assert named
+    assert named - there == set()
+
+
 def test_no_block_is_overlooked() -> None:
     """The README shows code in blocks that these tests find, and programs among them."""
     fences = re.findall(r"^```(\w+)$", README.read_text("utf-8"), re.MULTILINE)

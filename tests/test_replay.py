@@ -686,9 +686,9 @@ async def test_what_goes_while_it_is_chosen_is_told(
 ) -> None:
     """By retention, too: it may have been the newest of its key."""
 
-    def read_late(connection: sqlite3.Connection, after: int, end: int, most: int) -> Page:
+    def read_late(connection: sqlite3.Connection, *arguments: Any) -> Page:
         remove_up_to(store, 2)
-        return read_between(connection, after, end, most)
+        return read_between(connection, *arguments)
 
     monkeypatch.setattr("eventbus.transports.sqlite.newest.read_between", read_late)
     async with opened() as bus:

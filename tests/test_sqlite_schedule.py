@@ -17,6 +17,7 @@ from eventbus.testing import ManualClock
 from eventbus.transports.figures import KeepsFigures
 from eventbus.transports.sqlite import scheduled
 from eventbus.transports.sqlite import store as store_module
+from eventbus.transports.sqlite.damage import OnDamage
 
 Opened: TypeAlias = Callable[..., EventBus]
 
@@ -286,10 +287,10 @@ async def test_a_departure_that_failed_is_tried_again(
     flaws = iter([True])
     depart = scheduled.depart
 
-    def fail_once(connection: sqlite3.Connection, now: int) -> int:
+    def fail_once(connection: sqlite3.Connection, now: int, on_damage: OnDamage) -> int:
         if next(flaws, False):
             raise sqlite3.OperationalError("no")
-        return depart(connection, now)
+        return depart(connection, now, on_damage)
 
     bus = opened()
     ear = ear_of(bus)

@@ -16,7 +16,7 @@ from eventbus.cli.show import progress, show_line
 from eventbus.cli.store import Store, Url, opened
 from eventbus.cli.tail import StartOption, start_of
 from eventbus.cli.text import counted, json_text
-from eventbus.errors import InvalidEvent
+from eventbus.errors import InvalidEvent, StoreCorrupt
 from eventbus.message import Message, Receipt
 from eventbus.transports.base import Start
 
@@ -57,11 +57,17 @@ def import_events(
 
 
 def verify(*, url: Url) -> None:
-    """Read every record and every dead letter, and name the first that is damaged or missing.
+    """Read every record and every dead letter, and name all that are damaged or missing.
 
     Sound records whose payloads cannot be read are counted: they become dead letters.
     """
-    unreadable, first = 0, ""
+    damaged = unreadable = 0
+    first = ""
+
+    def note(what: str) -> None:
+        nonlocal damaged
+        damaged += 1
+        show_line(what)
 
     def look(message: Message) -> None:
         nonlocal unreadable, first
@@ -72,11 +78,17 @@ def verify(*, url: Url) -> None:
             first = first or str(flaw)
 
     with opened(url) as store:
+        store.read_on_behind_damage(note)
         records = _read(store, [">"], "first", look)
         letters = _read_letters(store)
     show_line(f"{counted(records, 'record')} and {counted(letters, 'dead letter')} are sound")
     if unreadable:
         show_line(f"{counted(unreadable, 'payload')} will not be read, the first because {first}")
+    if damaged:
+        raise StoreCorrupt(
+            "the store is damaged: restore it from a copy, or go on without what is named above, "
+            "by damaged=quarantine in the URL"
+        )
 
 
 def _read(
@@ -106,8 +118,9 @@ def _write(message: Message) -> None:
 
 
 def _read_letters(store: Store) -> int:
-    total, before = 0, None
-    while letters := store.dead_letters(None, LETTERS_AT_ONCE, before):
+    total, before, letters = 0, None, None
+    while letters is None or len(letters) == LETTERS_AT_ONCE:
+        letters = store.dead_letters(None, LETTERS_AT_ONCE, before)
         total += len(letters)
-        before = letters[-1].id
+        before = letters[-1].id if letters else None
     return total

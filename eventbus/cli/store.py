@@ -34,7 +34,7 @@ from eventbus.transports.base import (
 )
 from eventbus.transports.figures import KeepsFigures, StoreFigures
 from eventbus.transports.sqlite import Settings
-from eventbus.transports.upkeep import KeepsHouse
+from eventbus.transports.upkeep import KeepsHouse, NoticesDamage
 
 Url: TypeAlias = Annotated[
     str, typer.Option(envvar="EVENTBUS_URL", help="The store, as sqlite:///events.db.")
@@ -160,6 +160,11 @@ class Store:
         if not isinstance(self._transport, KeepsFigures):
             raise UnsupportedByTransport("the transport of this URL tells no figures of its store")
         return self._portal.call(self._transport.figures)
+
+    def read_on_behind_damage(self, tell: Callable[[str], None]) -> None:
+        """Have told what is damaged from now on, and what is behind it given; where it can be."""
+        if isinstance(self._transport, NoticesDamage):
+            self._transport.on_damage = tell
 
     def remove_now(self, tell: Callable[[int], None]) -> None:
         """Remove what is beyond the limits of the URL."""

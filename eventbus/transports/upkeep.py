@@ -1,6 +1,6 @@
 """What a transport that keeps messages does for its store only when it is asked to."""
 
-__all__ = ("KeepsHouse",)
+__all__ = ("KeepsHouse", "NoticesDamage")
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -17,3 +17,13 @@ class KeepsHouse(Protocol):
     async def shrink(self) -> int:
         """Give some room back to the disk; give how many pages there are left to give back."""
         ...
+
+
+@runtime_checkable
+class NoticesDamage(Protocol):
+    """A transport that reads on behind what is damaged, if whoever is told lets it.
+
+    `on_damage` is told what is wrong, in whichever thread reads; from its next reading on.
+    """
+
+    on_damage: Callable[[str], None]

@@ -22,6 +22,7 @@ from anyio.lowlevel import checkpoint
 
 from eventbus import Context, EventBus
 from eventbus.transports.sqlite import scheduled
+from eventbus.transports.sqlite.damage import OnDamage
 from eventbus.transports.sqlite.log import append
 from eventbus.transports.sqlite.records import Record, checksum_of
 from tests.faults.mortals import Mortal, Say, live_for
@@ -101,9 +102,9 @@ def keep_nothing(connection: sqlite3.Connection, records: Sequence[Record]) -> N
     """Acknowledge what is not written."""
 
 
-def depart_in_two_steps(connection: sqlite3.Connection, now: int) -> int:
+def depart_in_two_steps(connection: sqlite3.Connection, now: int, on_damage: OnDamage) -> int:
     """Append what is due now, under ids of its own, and remove it another time."""
-    records = scheduled.due(connection, now)
+    records = scheduled.due(connection, now, on_damage)
     append(connection, [[renamed(one) for one in records]], [])
     scheduled.remove(connection, [one.id for one in records if one.id in has_departed])
     has_departed.update(one.id for one in records)

@@ -34,6 +34,7 @@ from eventbus.transports.base import (
 from eventbus.transports.sqlite import cursors, losses
 from eventbus.transports.sqlite.beginning import Begin
 from eventbus.transports.sqlite.clerks import Change, Look
+from eventbus.transports.sqlite.damage import OnDamage
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.effects import Effects, Places, Storing, carry_out
 from eventbus.transports.sqlite.letters import bury, read_records, unsend
@@ -63,16 +64,18 @@ class DurableSource:
         reader: Desk,
         clock: Clock,
         storing: Callable[[Sequence[Message]], Storing],
+        on_damage: OnDamage,
     ) -> None:
         self.spec = spec
         self._storing = storing
+        self._on_damage = on_damage
         self.number = 0
         self.began = 0
         self._session = session
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        self._scan = Scan(reader, spec)
+        self._scan = Scan(reader, spec, on_damage)
         self._settlements = Settlements(writer, self._write)
         self._cursor = 0
         self._first_new: int | None = None
@@ -198,7 +201,8 @@ class DurableSource:
         if not claimed:
             return []
         positions = [one.position for one in claimed]
-        records = await self._reader.ask(Look(lambda one: read_records(one, positions)))
+        read = partial(read_records, positions=positions, on_damage=self._on_damage)
+        records = await self._reader.ask(Look(read))
         if lost := [position for position in positions if position not in records]:
             await self._give_up(lost)
         return [
@@ -208,22 +212,27 @@ class DurableSource:
         ]
 
     async def _give_up(self, positions: Sequence[int]) -> None:
-        """End deliveries whose records retention has removed while some process had them."""
+        """End deliveries whose records are gone, while some process had them, or are damaged."""
         give_up = partial(losses.give_up, subscription=self.number, positions=positions)
         await self._writer.ask(Change(give_up))
-        self._tell(losses.Loss(self.number, len(positions), min(positions), max(positions)))
+        loss = losses.Loss(self.number, len(positions), min(positions), max(positions))
+        self._tell(loss, "of which the store has nothing any more that could be given")
 
-    def _tell(self, loss: losses.Loss | None) -> None:
+    def _tell(
+        self,
+        loss: losses.Loss | None,
+        why: str = "which retention has removed: keep more, as by a longer max_age",
+    ) -> None:
         """Tell what is lost, if anything is."""
         if loss is None:
             return
         logger.warning(
-            "%s has lost %d messages of positions %d to %d, which retention has removed: keep "
-            "more, as by a longer max_age",
+            "%s has lost %d messages of positions %d to %d, %s",
             self.spec.name,
             loss.messages,
             loss.first,
             loss.last,
+            why,
         )
         self.spec.note_lost(loss.messages)
 

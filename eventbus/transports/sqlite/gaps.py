@@ -4,7 +4,7 @@ Gaps are disjoint, in order, and do not touch: there is at most one for each rec
 Each has a checksum, so that a damaged one excuses nothing.
 """
 
-__all__ = ("Span", "absorb", "check_removed", "count_removed", "missing", "widen")
+__all__ = ("Span", "absorb", "check_removed", "count_removed", "widen")
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,20 @@ from zlib import crc32
 
 from pydantic_core import from_json, to_json
 
-from eventbus.errors import StoreCorrupt
+from eventbus.transports.sqlite.damage import OnDamage, stop
 
 Span: TypeAlias = tuple[int, int]
 """The first and the last of positions that follow one another."""
 
 
-def check_removed(connection: sqlite3.Connection, spans: Sequence[Span]) -> None:
+def check_removed(
+    connection: sqlite3.Connection, spans: Sequence[Span], on_damage: OnDamage = stop
+) -> None:
     """Make sure that what is missing at these positions was removed by retention.
 
     Raises:
-        StoreCorrupt: Something was lost, or a record is where it does not belong.
+        StoreCorrupt: Something was lost, or a record is where it does not belong, and `on_damage`
+            stops there.
     """
     removed, gaps = connection.execute(
         "SELECT (SELECT removed FROM meta), json_group_array(json_array(first, last, checksum)) "
@@ -31,10 +34,10 @@ def check_removed(connection: sqlite3.Connection, spans: Sequence[Span]) -> None
         "AND first >= (SELECT ifnull(max(first), 0) FROM gap WHERE first <= ?)",
         (spans[-1][1], spans[0][0]),
     ).fetchone()
-    known = [(1, removed), *_sound_spans(gaps)]
-    for first, last in spans:
-        if not any(begin <= first <= last <= end for begin, end in known):
-            raise missing(next((at for at in range(first, last) if not _is_in(at, known)), last))
+    known = sorted([(1, removed), *_sound_spans(gaps)])
+    for span in spans:
+        for what in _flaws(span, known):
+            on_damage(what)
 
 
 def _sound_spans(gaps: bytes) -> Iterator[Span]:
@@ -43,15 +46,23 @@ def _sound_spans(gaps: bytes) -> Iterator[Span]:
             yield first, last
 
 
-def _is_in(position: int, spans: Sequence[Span]) -> bool:
-    return any(first <= position <= last for first, last in spans)
+def _flaws(span: Span, known: Sequence[Span]) -> Iterator[str]:
+    """Tell what is wrong where nothing is, though those that are known, in order, do not say so."""
+    begin, end = span
+    if begin > end:
+        yield f"the record at position {end + 1} is out of order"
+    for first, last in known:
+        if begin < first <= end:
+            yield _missing(begin, first - 1)
+        begin = max(begin, last + 1)
+    if begin <= end:
+        yield _missing(begin, end)
 
 
-def missing(position: int) -> StoreCorrupt:
-    """Tell of a record that was lost."""
-    return StoreCorrupt(
-        f"the record at position {position} is missing: restore the store from a copy"
-    )
+def _missing(first: int, last: int) -> str:
+    if first == last:
+        return f"the record at position {first} is missing"
+    return f"the records at positions {first} to {last} are missing"
 
 
 def widen(connection: sqlite3.Connection, positions: Sequence[int]) -> None:

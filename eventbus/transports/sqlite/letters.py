@@ -10,14 +10,15 @@ from datetime import UTC, datetime
 from pydantic_core import from_json, to_json
 
 from eventbus.context import FailedDelivery
-from eventbus.errors import InvalidOption, StoreCorrupt
+from eventbus.errors import InvalidOption
+from eventbus.message import Message
+from eventbus.transports.sqlite.damage import OnDamage
 from eventbus.transports.sqlite.losses import count_lost
 from eventbus.transports.sqlite.records import (
     EXACT_COLUMNS_AS_JSON,
     Record,
-    is_sound,
     message_of,
-    records_of,
+    sound_record_of,
 )
 from eventbus.transports.sqlite.schema import RECORD
 from eventbus.transports.sqlite.sequence import COUNT, let_go
@@ -82,24 +83,49 @@ def _storable(text: str) -> str:
 
 
 def newest(
-    connection: sqlite3.Connection, subscription: str | None, *, limit: int, before: str | None
+    connection: sqlite3.Connection,
+    subscription: str | None,
+    *,
+    limit: int,
+    before: str | None,
+    on_damage: OnDamage,
 ) -> list[FailedDelivery]:
     """List failures, newest first, from the one that failed just before the given id on.
 
     Raises:
         InvalidOption: A limit below 1, or an id that is not kept.
+        StoreCorrupt: One of them is damaged, and `on_damage` stops there.
     """
     if limit < 1:
         raise InvalidOption(f"limit={limit!r}: give 1 or more")
-    upper = _number_of(connection, before)
+    upper, found = _number_of(connection, before), list[FailedDelivery]()
+    while len(found) < limit:
+        rows = _rows_below(connection, upper, subscription, limit - len(found))
+        if not rows:
+            break
+        upper = rows[-1][0]
+        for number, said, record in rows:
+            if (failure := _failure_of(bytes.fromhex(said), bytes.fromhex(record))) is not None:
+                found.append(failure)
+            else:
+                on_damage(f"the dead letter number {number} is damaged")
+    return found
+
+
+def _rows_below(
+    connection: sqlite3.Connection, upper: int, subscription: str | None, most: int
+) -> list[tuple[int, str, str]]:
+    """Read letters, and their records, so that what is damaged in one harms no other."""
     (rows,) = connection.execute(
-        "SELECT json_group_array(json_array(letter, subscription, error_type, error, traceback, "  # noqa: S608
-        f"attempts, failed_at, {COUNT}, {EXACT_COLUMNS_AS_JSON})) FROM (SELECT * FROM dead_letter "
-        "WHERE is_sent = 0 AND number < ? AND (? IS NULL OR subscription = ?) "
+        "SELECT json_group_array(json_array(number, hex(json_array(letter, subscription, "  # noqa: S608
+        f"error_type, error, traceback, attempts, failed_at, {COUNT})), "
+        f"hex({EXACT_COLUMNS_AS_JSON}))) FROM (SELECT * FROM dead_letter WHERE is_sent = 0 "
+        "AND number < ? AND (? IS NULL OR subscription = ?) "
         "ORDER BY number DESC LIMIT ?) AS dead_letter",
-        (upper, subscription, subscription, limit),
+        (upper, subscription, subscription, most),
     ).fetchone()
-    return [_failure(*row) for row in from_json(rows)]
+    found: list[tuple[int, str, str]] = from_json(rows)
+    return found
 
 
 def _number_of(connection: sqlite3.Connection, letter: str | None) -> int:
@@ -114,7 +140,17 @@ def _number_of(connection: sqlite3.Connection, letter: str | None) -> int:
     return number
 
 
+def _failure_of(said: bytes, text: bytes) -> FailedDelivery | None:
+    """Read a letter; None if it is damaged."""
+    record = sound_record_of(text)
+    try:
+        return None if record is None else _failure(message_of(record), *from_json(said))
+    except ValueError:
+        return None
+
+
 def _failure(
+    message: Message,
     letter: str,
     subscription: str,
     error_type: str,
@@ -123,12 +159,10 @@ def _failure(
     attempts: int,
     failed_at: int,
     waiting: int,
-    fields: list[object],
 ) -> FailedDelivery:
-    (record,) = records_of(to_json([fields]), is_exact=True)
     return FailedDelivery(
         id=letter,
-        message=message_of(_sound(record)),
+        message=message,
         subscription=subscription,
         error_type=error_type,
         error=error,
@@ -185,31 +219,30 @@ def unsend(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
     let_go(connection)
 
 
-def read_records(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, Record]:
+def read_records(
+    connection: sqlite3.Connection, positions: Sequence[int], on_damage: OnDamage
+) -> dict[int, Record]:
     """Read the records that deliveries stand for, by the deliveries' positions.
 
     Raises:
-        StoreCorrupt: One of them is damaged.
+        StoreCorrupt: One of them is damaged, and `on_damage` stops there.
     """
     (rows,) = connection.execute(
-        f"SELECT json_group_array(json_array(place, {EXACT_COLUMNS_AS_JSON})) FROM ("  # noqa: S608
+        f"SELECT json_group_array(json_array(place, hex({EXACT_COLUMNS_AS_JSON}))) FROM ("  # noqa: S608
         f"SELECT position AS place, {RECORD} FROM log "
         "WHERE position IN (SELECT value FROM json_each(?)) "
         f"UNION ALL SELECT -number AS place, {RECORD} FROM dead_letter "
         "WHERE number IN (SELECT -value FROM json_each(?)))",
         (_json(positions),) * 2,
     ).fetchone()
-    found = from_json(rows)
-    records = records_of(to_json([fields for _, fields in found]), is_exact=True)
-    return {place: _sound(record) for (place, _), record in zip(found, records, strict=True)}
-
-
-def _sound(record: Record) -> Record:
-    if not is_sound(record):
-        raise StoreCorrupt(
-            f"the record at position {record.position} is damaged: restore the store from a copy"
-        )
-    return record
+    records: dict[int, Record] = {}
+    for place, text in from_json(rows):
+        if (record := sound_record_of(bytes.fromhex(text))) is not None:
+            records[place] = record
+        else:
+            what = "record at position" if place > 0 else "dead letter number"
+            on_damage(f"the {what} {abs(place)} is damaged")
+    return records
 
 
 def _json(values: Sequence[object] | None) -> str | None:

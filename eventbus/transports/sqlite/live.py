@@ -12,6 +12,7 @@ from eventbus.message import Delivery, LaterDelivery
 from eventbus.transports.base import Dead, Outcome, SourceSpec
 from eventbus.transports.sqlite.beginning import Begin, begin_of, is_sought
 from eventbus.transports.sqlite.clerks import Change
+from eventbus.transports.sqlite.damage import OnDamage
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.letters import bury
 from eventbus.transports.sqlite.records import message_of
@@ -24,10 +25,10 @@ logger = logging.getLogger("eventbus")
 class LiveSource:
     """Where one such subscription is. Its dead letters are kept in the store."""
 
-    def __init__(self, spec: SourceSpec, writer: Desk, reader: Desk) -> None:
+    def __init__(self, spec: SourceSpec, writer: Desk, reader: Desk, on_damage: OnDamage) -> None:
         self.began = 0
         self._spec = spec
-        self._scan = Scan(reader, spec)
+        self._scan = Scan(reader, spec, on_damage)
         self._writer = writer
         self._reader = reader
         self._first_new: int | None = None

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from pydantic_core import from_json, to_json
 
-from eventbus.errors import StoreCorrupt
+from eventbus.transports.sqlite.damage import OnDamage, stop
 from eventbus.transports.sqlite.gaps import Span, check_removed
 from eventbus.transports.sqlite.records import (
     COLUMNS_AS_JSON,
@@ -27,6 +27,7 @@ from eventbus.transports.sqlite.records import (
     is_sound,
     records_of,
     sealed,
+    sound_record_of,
 )
 from eventbus.transports.sqlite.schema import RECORD
 
@@ -47,10 +48,14 @@ def _inserts(schema: str) -> dict[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records that follow one another; `removed` is the last position retention has removed."""
+    """Records that follow one another; `removed` is the last position retention has removed.
+
+    `reached` is the last position looked at: what was left out may stand behind the last record.
+    """
 
     records: Sequence[Record]
     removed: int
+    reached: int
 
 
 # --- appending ------------------------------------------------------------------------------------
@@ -119,11 +124,13 @@ def first_and_last(database: Database, schema: str = "") -> tuple[int, int]:
     return removed, max(removed, last or 0)
 
 
-def read_page(connection: sqlite3.Connection, after: int, most: int) -> Page:
+def read_page(
+    connection: sqlite3.Connection, after: int, most: int, on_damage: OnDamage = stop
+) -> Page:
     """Read the records after a position.
 
     Raises:
-        StoreCorrupt: One of them is damaged, or missing.
+        StoreCorrupt: One of them is damaged, or missing, and `on_damage` stops there.
     """
     removed, page = connection.execute(
         f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "  # noqa: S608
@@ -131,46 +138,56 @@ def read_page(connection: sqlite3.Connection, after: int, most: int) -> Page:
         (after, most),
     ).fetchone()
     records = _sound_records_of(page)
-    if records is None:
-        records = _read_one_by_one(connection, after, most)
-    if holes := _holes(records, max(after, removed)):
-        check_removed(connection, holes)
-    return Page(records, removed)
+    if records is not None:
+        places = [one.position for one in records]
+    else:
+        places = _places(connection, "position > ? ORDER BY position LIMIT ?", after, most)
+        records = _read_one_by_one(connection, places, on_damage)
+    if holes := _holes(places, max(after, removed)):
+        check_removed(connection, holes, on_damage)
+    return Page(records, removed, places[-1] if places else after)
 
 
-def read_between(connection: sqlite3.Connection, after: int, end: int, most: int) -> Page:
+def read_between(
+    connection: sqlite3.Connection, after: int, end: int, most: int, on_damage: OnDamage = stop
+) -> Page:
     """Read the records after a position, none after another one, which is in the log.
 
     Raises:
-        StoreCorrupt: One of them is damaged, or missing.
+        StoreCorrupt: One of them is damaged, or missing, and `on_damage` stops there.
     """
-    page = read_page(connection, after, min(most, end - after))
+    page = read_page(connection, after, min(most, end - after), on_damage)
+    if page.reached == after and page.removed < end:
+        check_removed(connection, [(max(after, page.removed) + 1, end)], on_damage)
     # What retention has removed meanwhile may be followed by what lies behind the end.
     records = [one for one in page.records if one.position <= end]
-    if not records and page.removed < end:
-        check_removed(connection, [(max(after, page.removed) + 1, end)])
-    return Page(records, page.removed)
+    return Page(records, page.removed, end if page.reached == after else min(page.reached, end))
 
 
-def read_at(connection: sqlite3.Connection, positions: Sequence[int]) -> Page:
+def read_at(
+    connection: sqlite3.Connection, positions: Sequence[int], on_damage: OnDamage = stop
+) -> Page:
     """Read the records at these positions, which rise, but for those that were removed.
 
     Raises:
-        StoreCorrupt: One of them is damaged, or missing.
+        StoreCorrupt: One of them is damaged, or missing, and `on_damage` stops there.
     """
+    among, wanted = "position IN (SELECT value FROM json_each(?))", to_json(positions).decode()
     removed, page = connection.execute(
         f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "  # noqa: S608
-        "FROM (SELECT * FROM log WHERE position IN (SELECT value FROM json_each(?)) "
-        "ORDER BY position)",
-        (to_json(positions).decode(),),
+        f"FROM (SELECT * FROM log WHERE {among} ORDER BY position)",
+        (wanted,),
     ).fetchone()
     records = _sound_records_of(page)
-    if records is None:
-        records = [one for at in positions for one in _read_one_by_one(connection, at - 1, 1)]
-    found = {one.position for one in records}
-    if lost := [(at, at) for at in positions if at not in found and at > removed]:
-        check_removed(connection, lost)
-    return Page(records, removed)
+    if records is not None:
+        places = [one.position for one in records]
+    else:
+        places = _places(connection, among, wanted)
+        records = _read_one_by_one(connection, places, on_damage)
+    there = set(places)
+    if lost := [(at, at) for at in positions if at not in there and at > removed]:
+        check_removed(connection, lost, on_damage)
+    return Page(records, removed, positions[-1] if positions else 0)
 
 
 def _sound_records_of(page: bytes) -> list[Record] | None:
@@ -182,47 +199,43 @@ def _sound_records_of(page: bytes) -> list[Record] | None:
     return records if all(map(is_sound, records)) else None
 
 
-def _read_one_by_one(connection: sqlite3.Connection, after: int, most: int) -> list[Record]:
-    """Read a page so that it can be told which record is damaged, or that none is.
-
-    That of a payload which says it is JSON, and is no text at all, may be as it was written.
-    """
-    statement = (
-        f"SELECT position, json_array({EXACT_COLUMNS_AS_JSON}) FROM log "  # noqa: S608
-        "WHERE position > ? ORDER BY position LIMIT 1"
-    )
-    records: list[Record] = []
-    for _ in range(most):
-        found = connection.execute(statement, (after,)).fetchone()
-        if found is None:
-            break
-        after, row = found
-        records += _sound_record_of(row, after)
-    return records
-
-
-def _sound_record_of(row: bytes, position: int) -> list[Record]:
-    try:
-        found = records_of(row, is_exact=True)
-    except ValueError as error:
-        raise _damaged(position) from error
-    if not all(map(is_sound, found)):
-        raise _damaged(position)
+def _places(connection: sqlite3.Connection, where: str, *values: object) -> list[int]:
+    """Tell at which positions there are records, whatever has become of them."""
+    (places,) = connection.execute(
+        "SELECT json_group_array(position) FROM "  # noqa: S608
+        f"(SELECT position FROM log WHERE {where})",
+        values,
+    ).fetchone()
+    found: list[int] = from_json(places)
     return found
 
 
-def _holes(records: Sequence[Record], before: int) -> list[Span]:
-    """Tell which positions are not there, between one and the last of some records."""
+def _read_one_by_one(
+    connection: sqlite3.Connection, positions: Sequence[int], on_damage: OnDamage
+) -> list[Record]:
+    """Read records so that it can be told which of them is damaged, or that none is.
+
+    That of a payload which says it is JSON, and is no text at all, may be as it was written.
+    """
+    statement = f"SELECT {EXACT_COLUMNS_AS_JSON} FROM log WHERE position = ?"  # noqa: S608
+    records: list[Record] = []
+    for position in positions:
+        row = connection.execute(statement, (position,)).fetchone()
+        if row is None:  # Race: retention was faster.
+            continue
+        record = sound_record_of(row[0])
+        if record is None:
+            on_damage(f"the record at position {position} is damaged")
+        else:
+            records.append(record)
+    return records
+
+
+def _holes(places: Sequence[int], before: int) -> list[Span]:
+    """Tell where there is nothing, between one position and the last where there is something."""
     holes: list[Span] = []
-    for record in records:
-        if record.position != before + 1:
-            holes.append((before + 1, record.position - 1))
-        before = record.position
+    for place in places:
+        if place != before + 1:
+            holes.append((before + 1, place - 1))
+        before = place
     return holes
-
-
-def _damaged(position: int) -> StoreCorrupt:
-    return StoreCorrupt(
-        f"the record at position {position} is damaged, and nothing behind it is delivered: "
-        "restore the store from a copy"
-    )

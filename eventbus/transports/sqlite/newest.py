@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_json
 
 from eventbus.errors import PositionGone
 from eventbus.transports.sqlite.clerks import Look
+from eventbus.transports.sqlite.damage import OnDamage, stop
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.log import Page, read_between
 from eventbus.transports.sqlite.scan import RECORDS_PER_PAGE
@@ -29,7 +30,11 @@ _TABLE = (
 
 
 async def newest_per_key(
-    desk: Desk, first: int, end: int, is_wanted: Callable[[str], bool]
+    desk: Desk,
+    first: int,
+    end: int,
+    is_wanted: Callable[[str], bool],
+    on_damage: OnDamage = stop,
 ) -> Sequence[int]:
     """Give the positions of the newest of each topic and key, and of all that have no key.
 
@@ -37,7 +42,7 @@ async def newest_per_key(
 
     Raises:
         PositionGone: Retention removes some of them meanwhile.
-        StoreCorrupt: A record is damaged or missing.
+        StoreCorrupt: A record is damaged or missing, and `on_damage` stops there.
         StoreError: The store cannot be read.
     """
     # Used by the desk's thread alone, until nothing more is asked of it.
@@ -45,7 +50,7 @@ async def newest_per_key(
         table.execute(_TABLE)
         reached = first - 1
         while reached < end:
-            reached = await desk.ask(Look(_noting(table, reached, end, is_wanted)))
+            reached = await desk.ask(Look(_noting(table, reached, end, is_wanted, on_damage)))
         positions = array("q")
         while more := await desk.ask(Look(_listing(table, positions[-1] if positions else 0))):
             positions.extend(more)
@@ -53,17 +58,21 @@ async def newest_per_key(
 
 
 def _noting(
-    table: sqlite3.Connection, after: int, end: int, is_wanted: Callable[[str], bool]
+    table: sqlite3.Connection,
+    after: int,
+    end: int,
+    is_wanted: Callable[[str], bool],
+    on_damage: OnDamage,
 ) -> Callable[[sqlite3.Connection], int]:
     def note(connection: sqlite3.Connection) -> int:
-        page = read_between(connection, after, end, RECORDS_PER_PAGE)
+        page = read_between(connection, after, end, RECORDS_PER_PAGE, on_damage)
         if page.removed > after:
             raise PositionGone(
                 f"retention removes positions up to {page.removed} while they are looked through: "
                 "begin behind them, or keep more, as by a longer max_age"
             )
         _note(table, page, is_wanted)
-        return page.records[-1].position if page.records else end
+        return page.reached
 
     return note
 

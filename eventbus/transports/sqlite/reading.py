@@ -17,6 +17,7 @@ from eventbus.errors import InvalidOption, PositionGone
 from eventbus.message import Message
 from eventbus.transports.base import Place
 from eventbus.transports.sqlite.clerks import Look
+from eventbus.transports.sqlite.damage import OnDamage
 from eventbus.transports.sqlite.desk import Desk, Job
 from eventbus.transports.sqlite.log import (
     first_and_last,
@@ -96,6 +97,7 @@ async def begin_reading(
     until: Place | None,
     *,
     last_per_key: bool,
+    on_damage: OnDamage,
 ) -> LogReading:
     """Begin to read what is stored now from one place to another; see `KeepsMessages.read`."""
     removed, last = await desk.ask(Look(first_and_last))
@@ -103,10 +105,10 @@ async def begin_reading(
     end = await _end_of(desk, until, removed, last)
     is_wanted = wants(patterns)
     if not last_per_key:
-        read = partial(_read_all, end=end, is_wanted=is_wanted)
+        read = partial(_read_all, end=end, is_wanted=is_wanted, on_damage=on_damage)
         return LogReading(desk, first, end, read)
-    chosen = await newest_per_key(desk, first, end, is_wanted)
-    read = partial(_read_chosen, end=end, chosen=chosen)
+    chosen = await newest_per_key(desk, first, end, is_wanted, on_damage)
+    read = partial(_read_chosen, end=end, chosen=chosen, on_damage=on_damage)
     return LogReading(desk, first, end, read, seen=max(0, end - first + 1))
 
 
@@ -145,20 +147,29 @@ async def _end_of(desk: Desk, until: Place | None, removed: int, last: int) -> i
 
 
 def _read_all(
-    connection: sqlite3.Connection, after: int, *, end: int, is_wanted: Callable[[str], bool]
+    connection: sqlite3.Connection,
+    after: int,
+    *,
+    end: int,
+    is_wanted: Callable[[str], bool],
+    on_damage: OnDamage,
 ) -> _Batch:
-    page = read_between(connection, after, end, RECORDS_PER_PAGE)
+    page = read_between(connection, after, end, RECORDS_PER_PAGE, on_damage)
     messages = [message_of(one) for one in page.records if is_wanted(one.topic)]
-    reached = page.records[-1].position if page.records else end
-    return _Batch(messages, reached, page.removed, len(page.records))
+    return _Batch(messages, page.reached, page.removed, len(page.records))
 
 
 def _read_chosen(
-    connection: sqlite3.Connection, after: int, *, end: int, chosen: Sequence[int]
+    connection: sqlite3.Connection,
+    after: int,
+    *,
+    end: int,
+    chosen: Sequence[int],
+    on_damage: OnDamage,
 ) -> _Batch:
     begin = bisect_right(chosen, after)
     positions = list(chosen[begin : begin + RECORDS_PER_PAGE])
-    page = read_at(connection, positions)
+    page = read_at(connection, positions, on_damage)
     reached = positions[-1] if begin + len(positions) < len(chosen) else end
     # That others were removed meanwhile is no loss: each of those has a newer one.
     removed = page.removed if positions and positions[0] <= page.removed else 0

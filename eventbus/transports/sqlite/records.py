@@ -10,12 +10,14 @@ __all__ = (
     "EXACT_COLUMNS_AS_JSON",
     "Record",
     "checksum_of",
+    "exact_record_of",
     "is_sound",
     "message_of",
     "packed",
     "record_of",
     "records_of",
     "sealed",
+    "sound_record_of",
 )
 
 from collections.abc import Mapping
@@ -278,6 +280,25 @@ def _check_can_unpack(content_type: str) -> None:
         check_installed(split(content_type)[1])
     except InvalidOption as error:  # here it is not for good, and nobody's dead letter
         raise StoreError(f"a record that is {content_type} cannot be read: {error}") from error
+
+
+def exact_record_of(row: bytes) -> Record | None:
+    """Read a record that is given as `EXACT_COLUMNS_AS_JSON`; None if that is damaged text.
+
+    Raises:
+        StoreError: As `records_of`.
+    """
+    try:
+        (record,) = records_of(b"[%b]" % row, is_exact=True)
+    except ValueError:
+        return None
+    return record
+
+
+def sound_record_of(row: bytes) -> Record | None:
+    """Read a record in that way; None if it is not what was written at its position."""
+    record = exact_record_of(row)
+    return record if record is not None and is_sound(record) else None
 
 
 def is_sound(record: Record) -> bool:

@@ -8,6 +8,7 @@ from collections import deque
 
 from eventbus.transports.base import SourceSpec
 from eventbus.transports.sqlite.clerks import Look
+from eventbus.transports.sqlite.damage import OnDamage
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.log import Page, read_page
 from eventbus.transports.sqlite.pulse import Pulse
@@ -25,11 +26,12 @@ class Scan:
     `seen` is the position up to which the log was read, `ahead` holds what is wanted up to there.
     """
 
-    def __init__(self, desk: Desk, spec: SourceSpec) -> None:
+    def __init__(self, desk: Desk, spec: SourceSpec, on_damage: OnDamage) -> None:
         self.seen = 0
         self.ahead: deque[Record] = deque()
         self._desk = desk
         self._spec = spec
+        self._on_damage = on_damage
         self._is_wanted = wants(spec.patterns)
         self._has_news = True
         self._pulse = Pulse()
@@ -70,13 +72,12 @@ class Scan:
         except BaseException:
             self._has_news = True
             raise
-        self._note(page)
-        return bool(page.records)
+        return self._note(page)
 
     def _read(self, connection: sqlite3.Connection) -> Page:
-        return read_page(connection, self.seen, RECORDS_PER_PAGE)
+        return read_page(connection, self.seen, RECORDS_PER_PAGE, self._on_damage)
 
-    def _note(self, page: Page) -> None:
+    def _note(self, page: Page) -> bool:
         # A durable one is told by who claims: the store knows what would have been given to it.
         if page.removed > self.seen and not self._spec.is_durable:
             logger.warning(
@@ -85,12 +86,13 @@ class Scan:
                 self.seen + 1,
                 page.removed,
             )
-        if not page.records:
+        if page.reached == self.seen:
             self.seen = max(self.seen, page.removed)
-            return
-        self.seen = page.records[-1].position
+            return False
+        self.seen = page.reached
         self.ahead.extend(one for one in page.records if self._is_wanted(one.topic))
         self._has_news = True  # that nothing follows shows in a page of nothing
+        return True
 
     def take_up_to(self, position: int) -> list[Record]:
         """Take what is ahead up to a position, and go on from there."""

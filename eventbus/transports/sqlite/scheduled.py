@@ -5,11 +5,17 @@ __all__ = ("NEVER", "accept", "cancel", "depart", "due", "first_due", "remove")
 import sqlite3
 from collections.abc import Sequence
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
-from eventbus.errors import QueueFull, StoreCorrupt
+from eventbus.errors import QueueFull
+from eventbus.transports.sqlite.damage import OnDamage, stop
 from eventbus.transports.sqlite.log import append, positions_of
-from eventbus.transports.sqlite.records import COLUMNS_AS_JSON, Record, checksum_of, records_of
+from eventbus.transports.sqlite.records import (
+    EXACT_COLUMNS_AS_JSON,
+    Record,
+    checksum_of,
+    exact_record_of,
+)
 from eventbus.transports.sqlite.schema import RECORD
 
 NEVER = 2**62
@@ -19,7 +25,8 @@ PER_ROUND = 500
 _COLUMNS = RECORD.removeprefix("position, ")
 _INSERT = f"INSERT INTO scheduled ({_COLUMNS}) VALUES ({', '.join('?' * len(Record._fields[1:]))})"  # noqa: S608
 _READ = (
-    f"SELECT json_group_array({COLUMNS_AS_JSON}) FROM (SELECT 0 AS position, {_COLUMNS} "  # noqa: S608
+    f"SELECT json_group_array(json_array(number, hex(id), hex({EXACT_COLUMNS_AS_JSON}))) "  # noqa: S608
+    f"FROM (SELECT number, 0 AS position, {_COLUMNS} "
     "FROM scheduled WHERE time <= ? ORDER BY time, number LIMIT ?)"
 )
 
@@ -74,13 +81,13 @@ def first_due(connection: sqlite3.Connection) -> int:
     return NEVER if time is None else int(time)
 
 
-def depart(connection: sqlite3.Connection, now: int) -> int:
+def depart(connection: sqlite3.Connection, now: int, on_damage: OnDamage = stop) -> int:
     """Let those join the log that are due, at most a round of them; tell when the next is due.
 
     Raises:
-        StoreCorrupt: One of them is damaged.
+        StoreCorrupt: One of them is damaged, and `on_damage` stops there.
     """
-    records = due(connection, now)
+    records = due(connection, now, on_damage)
     if records:
         ids = [one.id for one in records]
         remove(connection, ids)
@@ -88,25 +95,28 @@ def depart(connection: sqlite3.Connection, now: int) -> int:
     return first_due(connection)
 
 
-def due(connection: sqlite3.Connection, now: int) -> list[Record]:
+def due(connection: sqlite3.Connection, now: int, on_damage: OnDamage = stop) -> list[Record]:
     """Read those that are due, in their order, at most a round of them.
 
     Raises:
-        StoreCorrupt: One of them is damaged.
+        StoreCorrupt: One of them is damaged, and `on_damage` stops there.
     """
     (page,) = connection.execute(_READ, (now, PER_ROUND)).fetchone()
-    try:
-        records = records_of(page)
-    except ValueError:
-        raise _damaged("one of the scheduled messages") from None
-    for record in records:
-        if checksum_of(record) != record.checksum:
-            raise _damaged(f"the scheduled message {record.id!r}")
+    records: list[Record] = []
+    for number, name, text in from_json(page):
+        record = exact_record_of(bytes.fromhex(text))
+        if record is not None and checksum_of(record) == record.checksum:
+            records.append(record)
+        else:
+            id = bytes.fromhex(name).decode(errors="replace")
+            on_damage(f"the scheduled message {id!r} is damaged")
+            _set_aside(connection, number)
     return records
 
 
-def _damaged(what: str) -> StoreCorrupt:
-    return StoreCorrupt(f"{what} is damaged: restore the store from a copy")
+def _set_aside(connection: sqlite3.Connection, number: int) -> None:
+    """Keep one that will never go out."""
+    connection.execute("UPDATE scheduled SET time = ? WHERE number = ?", (NEVER, number))
 
 
 def cancel(connection: sqlite3.Connection, id: str) -> bool:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote
 from eventbus.errors import InvalidOption, InvalidPattern
 from eventbus.publishing import did_you_mean
 from eventbus.topics import check_pattern
+from eventbus.transports.sqlite.damage import Damaged
 from eventbus.transports.sqlite.limits import Limit, LimitName
 from eventbus.transports.sqlite.packing import Compression, check_installed
 
@@ -27,13 +28,16 @@ class Settings:
     `durability="full"` syncs every commit before it is acknowledged. `"normal"` leaves that to
     checkpoints: it is faster, survives the death of a process, and may lose the last commits when
     the machine loses its power. Payloads above 1 kB are packed by `compression`; they are read
-    whatever a URL says. Records beyond `max_age` (seconds), `max_count` or `max_bytes` are removed,
-    oldest first. Where patterns have limits of their own, these are for the rest.
+    whatever a URL says. A record that is damaged or missing stops whoever comes to it, unless
+    `damaged="quarantine"` leaves it out. Records beyond `max_age` (seconds), `max_count` or
+    `max_bytes` are removed, oldest first. Where patterns have limits of their own, these are for
+    the rest.
     """
 
     path: Path
     durability: Durability = "full"
     compression: Compression | None = None
+    damaged: Damaged = "stop"
     max_age: int | None = None
     max_count: int | None = None
     max_bytes: int | None = None
@@ -104,6 +108,10 @@ def _compression(name: str, text: str) -> str:
     return text
 
 
+def _damaged(name: str, text: str) -> str:
+    return _choice(name, text, get_args(Damaged))
+
+
 def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
     if text not in choices:
         given = " or ".join(map(repr, choices))
@@ -139,5 +147,6 @@ _LIMITS: Mapping[str, Callable[[str, str], int]] = {
 _READERS: Mapping[str, Callable[[str, str], object]] = {
     "durability": _durability,
     "compression": _compression,
+    "damaged": _damaged,
     **_LIMITS,
 }

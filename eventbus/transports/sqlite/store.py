@@ -20,6 +20,7 @@ from eventbus.transports.base import Capabilities, Place, SourceSpec
 from eventbus.transports.figures import StoreFigures
 from eventbus.transports.sqlite import cursors, letters, requests, scheduled, sessions
 from eventbus.transports.sqlite.clerks import Append, Change, Look, Reader, Writer
+from eventbus.transports.sqlite.damage import OnDamage, policy_of
 from eventbus.transports.sqlite.departures import Departures
 from eventbus.transports.sqlite.desk import Desk, Job
 from eventbus.transports.sqlite.durable import DurableSource
@@ -70,6 +71,7 @@ class SqliteTransport:
         self.clock = clock
         self._outbox = Outbox(settings.path)
         self.schedule_size = SCHEDULE_SIZE
+        self.on_damage: OnDamage = policy_of(settings.damaged)
         self.on_departure: Callable[[], None] = lambda: None
         self.on_reply: Callable[[int, str], None] = lambda number, text: None
         self._postbox: Postbox | None = None
@@ -266,7 +268,9 @@ class SqliteTransport:
             return
         now = self._departures.begin()
         job: Change[int] = Change(
-            partial(scheduled.depart, now=now), lambda: self._note_departure(job, now), appends=True
+            partial(scheduled.depart, now=now, on_damage=self.on_damage),
+            lambda: self._note_departure(job, now),
+            appends=True,
         )
         await self._writer.ask(job)
 
@@ -306,10 +310,16 @@ class SqliteTransport:
         source: Source
         if spec.is_durable:
             source = DurableSource(
-                spec, self._session, self._writer, self._reader, self.clock, self._storing_beside
+                spec,
+                self._session,
+                self._writer,
+                self._reader,
+                self.clock,
+                self._storing_beside,
+                self.on_damage,
             )
         else:
-            source = LiveSource(spec, self._writer, self._reader)
+            source = LiveSource(spec, self._writer, self._reader, self.on_damage)
         self._sources.add(source)
         return source
 
@@ -337,7 +347,14 @@ class SqliteTransport:
             PositionGone: Retention has removed the position where it is to begin, or to end.
             StoreError: The store cannot be read.
         """
-        return await begin_reading(self._reader, patterns, since, until, last_per_key=last_per_key)
+        return await begin_reading(
+            self._reader,
+            patterns,
+            since,
+            until,
+            last_per_key=last_per_key,
+            on_damage=self.on_damage,
+        )
 
     def _expect(self, position: int) -> None:
         for source in self._sources:
@@ -361,7 +378,13 @@ class SqliteTransport:
         Raises:
             InvalidOption: A limit below 1, or an id that is not kept.
         """
-        newest = partial(letters.newest, subscription=subscription, limit=limit, before=before)
+        newest = partial(
+            letters.newest,
+            subscription=subscription,
+            limit=limit,
+            before=before,
+            on_damage=self.on_damage,
+        )
         if self._session:
             return await self._reader.ask(Look(newest))
         async with self._at_desk() as desk:

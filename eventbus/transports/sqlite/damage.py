@@ -1,0 +1,38 @@
+"""What becomes of a record that is damaged, or missing though nobody has removed it."""
+
+__all__ = ("Damaged", "OnDamage", "leave_out", "policy_of", "stop")
+
+import logging
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from eventbus.errors import StoreCorrupt
+
+Damaged: TypeAlias = Literal["stop", "quarantine"]
+
+OnDamage: TypeAlias = Callable[[str], None]
+"""Told what is wrong, as "the record at position 3 is damaged". Reading goes on if it returns."""
+
+logger = logging.getLogger("eventbus")
+
+
+def stop(what: str) -> None:
+    """Deliver nothing behind it.
+
+    Raises:
+        StoreCorrupt: Always.
+    """
+    raise StoreCorrupt(
+        f"{what}, and nothing behind it is delivered: restore the store from a copy, or go on "
+        "without it, by damaged=quarantine in the URL"
+    )
+
+
+def leave_out(what: str) -> None:
+    """Say so, and deliver what is behind it: it stays where it is, and is never delivered."""
+    logger.error("%s, and left out: restore the store from a copy if you have one", what)
+
+
+def policy_of(damaged: Damaged) -> OnDamage:
+    """Give what a URL asks for."""
+    return stop if damaged == "stop" else leave_out
