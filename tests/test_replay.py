@@ -638,6 +638,10 @@ async def test_it_holds_against_a_reading_of_all(opened: Opened, *, last_per_key
         ("UPDATE log SET payload = '{}' WHERE position = 3", "position 3 is damaged"),
         ("UPDATE log SET key = 'x' WHERE position = 3", "position 3 is damaged"),
         ("UPDATE log SET topic = CAST(x'ff' AS TEXT) WHERE position = 3", "position 3 is damaged"),
+        ("UPDATE log SET id = 'x' WHERE position = 3", "position 3 is damaged"),
+        ("UPDATE log SET time = time + 1 WHERE position = 3", "position 3 is damaged"),
+        ("UPDATE log SET traits = '{\"headers\":{}}' WHERE position = 3", "position 3 is damaged"),
+        ("UPDATE log SET schema_version = 2 WHERE position = 3", "position 3 is damaged"),
         ("DELETE FROM log WHERE position = 3", "position 3 is missing"),
     ],
 )
