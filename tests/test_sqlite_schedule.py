@@ -287,10 +287,12 @@ async def test_a_departure_that_failed_is_tried_again(
     flaws = iter([True])
     depart = scheduled.depart
 
-    def fail_once(connection: sqlite3.Connection, now: int, on_damage: OnDamage) -> int:
+    def fail_once(
+        connection: sqlite3.Connection, tell_time: Callable[[], int], on_damage: OnDamage
+    ) -> int:
         if next(flaws, False):
             raise sqlite3.OperationalError("no")
-        return depart(connection, now, on_damage)
+        return depart(connection, tell_time, on_damage)
 
     bus = opened()
     ear = ear_of(bus)
@@ -301,6 +303,34 @@ async def test_a_departure_that_failed_is_tried_again(
         await bus.join()
 
     assert "cannot be looked after" in caplog.text
+
+
+async def test_what_has_become_due_while_others_write_goes_out_too(
+    opened: Opened, path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A departure that has to wait takes all that is due when its turn has come."""
+    next_due: list[int] = []
+    depart = scheduled.depart
+
+    def note(
+        connection: sqlite3.Connection, tell_time: Callable[[], int], on_damage: OnDamage
+    ) -> int:
+        next_due.append(depart(connection, tell_time, on_damage))
+        return next_due[-1]
+
+    bus = opened(clock=clock)
+    ear = ear_of(bus)
+    async with bus:
+        for n in range(2):
+            await bus.publish("bells", n.to_bytes(), delay=10 + n)
+        monkeypatch.setattr(scheduled, "depart", note)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await clock.advance(10)
+            await clock.advance(1)
+        await ear.have(2)
+
+    assert next_due[0] == scheduled.NEVER
 
 
 # --- Cancelling -----------------------------------------------------------------------------------

@@ -45,10 +45,9 @@ class Departures:
         """Whether something is left that is due no later than what this bus has scheduled."""
         return min(self._next, self._leaving) <= self._awaited
 
-    def begin(self) -> int:
-        """Begin a departure; give the time up to which it takes what is due."""
+    def begin(self) -> None:
+        """Begin a departure: what is due when it has the lock goes out."""
         self._leaving, self._next = self._next, NEVER
-        return self.now
 
     def end(self, due: int) -> None:
         """End a departure; the next is due then, unless one was found meanwhile."""

@@ -3,7 +3,7 @@
 __all__ = ("NEVER", "accept", "cancel", "depart", "due", "first_due", "remove")
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic_core import from_json, to_json
 
@@ -81,13 +81,17 @@ def first_due(connection: sqlite3.Connection) -> int:
     return NEVER if time is None else int(time)
 
 
-def depart(connection: sqlite3.Connection, now: int, on_damage: OnDamage = stop) -> int:
+def depart(
+    connection: sqlite3.Connection, tell_time: Callable[[], int], on_damage: OnDamage = stop
+) -> int:
     """Let those join the log that are due, at most a round of them; tell when the next is due.
+
+    The time is asked for now that the lock is held: more may have become due while it was not.
 
     Raises:
         StoreCorrupt: One of them is damaged, and `on_damage` stops there.
     """
-    records = due(connection, now, on_damage)
+    records = due(connection, tell_time(), on_damage)
     if records:
         ids = [one.id for one in records]
         remove(connection, ids)

@@ -266,17 +266,18 @@ class SqliteTransport:
         """Let those join the log that are due, if there are any."""
         if not self._departures.is_due:
             return
-        now = self._departures.begin()
-        job: Change[int] = Change(
-            partial(scheduled.depart, now=now, on_damage=self.on_damage),
-            lambda: self._note_departure(job, now),
-            appends=True,
+        self._departures.begin()
+        depart = partial(
+            scheduled.depart,
+            tell_time=lambda: self._departures.now,
+            on_damage=self.on_damage,
         )
+        job: Change[int] = Change(depart, lambda: self._note_departure(job), appends=True)
         await self._writer.ask(job)
 
-    def _note_departure(self, job: Change[int], now: int) -> None:
+    def _note_departure(self, job: Change[int]) -> None:
         # Here, in the order of the writer's answers: a later one may know of an earlier departure.
-        again = now + round(TICK_SECONDS * 1e6)
+        again = self._departures.now + round(TICK_SECONDS * 1e6)
         self._departures.end(again if job.result is None else job.result)
         self._wake_all()
         self.on_departure()
