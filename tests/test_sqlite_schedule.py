@@ -281,7 +281,10 @@ async def test_many_that_are_due_at_once_go_out(
 
 
 async def test_a_departure_that_failed_is_tried_again(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    opened: Opened,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A store may be better in a moment, and nothing is lost meanwhile."""
     flaws = iter([True])
@@ -294,12 +297,12 @@ async def test_a_departure_that_failed_is_tried_again(
             raise sqlite3.OperationalError("no")
         return depart(connection, tell_time, on_damage)
 
-    bus = opened()
+    bus = opened(clock=clock)
     ear = ear_of(bus)
     async with bus:
-        monkeypatch.setattr(scheduled, "depart", fail_once)
-        await bus.publish("bells", {}, delay=0.01)
-        await ear.have(1)
+        await bus.publish("bells", {}, delay=10)
+        monkeypatch.setattr(scheduled, "depart", fail_once)  # not before: one commit has both
+        await advance_until(clock, lambda: len(ear.events) == 1)
         await bus.join()
 
     assert "cannot be looked after" in caplog.text
