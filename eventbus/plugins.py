@@ -87,13 +87,17 @@ def transport(url: str, clock: Clock) -> Transport[Any]:
     scheme, _ = _split(url)
     if scheme == "sqlite":
         return SqliteTransport(Settings.of_url(url), clock)
+    if not scheme:
+        raise UnknownTransport(
+            "the URL has no scheme: write 'sqlite:///events.db' for a file events.db, or 'memory://'"
+        )
     plugin = find(TRANSPORTS, scheme, UnknownTransport)
     if plugin is None:
         # The scheme alone: the rest of a URL may hold a password.
         raise UnknownTransport(
             f"no transport serves the scheme {scheme!r}: install the plugin that does, as "
-            f"`pip install eventbus-{scheme or 'NAME'}`, or use 'memory://'"
-            f"{did_you_mean(scheme, names(TRANSPORTS) | {'memory'})}"
+            f"`pip install eventbus-{scheme}`, or use 'memory://' or 'sqlite:///events.db'"
+            f"{did_you_mean(scheme, names(TRANSPORTS) | {'memory', 'sqlite'})}"
         )
     return _checked_transport(plugin, plugin.make(url, clock))
 

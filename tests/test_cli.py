@@ -659,6 +659,8 @@ def test_packed_payloads_are_as_others(shell: Shell, compression: str) -> None:
         ("sqlite:///none.db", "there is no store none.db"),
         ("memory://", "memory:// is within one process"),
         ("nonsense://secret", "no transport serves the scheme 'nonsense'"),
+        ("sqllite:///secret.db", "no transport serves the scheme 'sqllite'"),
+        ("secret.db", "the URL has no scheme: write 'sqlite:///events.db' for a file events.db"),
         ("sqlite:///events.db?no=1", "sqlite:// has no option 'no'"),
     ],
 )

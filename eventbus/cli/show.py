@@ -65,7 +65,11 @@ def progress(
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
-        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+        *columns,
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # else what goes to a file would be drawn above the bar
     ) as bar:
         task = bar.add_task(work, total=total)
         yield lambda done: bar.update(task, completed=done)
