@@ -106,17 +106,18 @@ async def test_it_is_in_the_file_when_publish_returns(opened: Opened, path: Path
     assert (stats.published, stats.unmatched) == (1, 0)
 
 
-async def test_a_bus_that_comes_later_lets_it_out(opened: Opened, path: Path) -> None:
+async def test_a_bus_that_comes_later_lets_it_out(
+    opened: Opened, path: Path, clock: ManualClock
+) -> None:
     """What was due meanwhile goes out at once, in its order, and once."""
-    async with opened() as gone:
-        moment = datetime.now(UTC) + timedelta(seconds=0.05)
-        for n, steps in enumerate([2, 1, 0]):
-            await gone.publish("bells", {"n": n}, at=moment + steps * timedelta(seconds=0.01))
-    await until(lambda: datetime.now(UTC) > moment + timedelta(seconds=0.1))
-    bus = opened()
+    async with opened(clock=clock) as gone:
+        for n, seconds in enumerate([30, 20, 10]):
+            await gone.publish("bells", {"n": n}, delay=seconds)
+    await clock.advance(60)
+    bus = opened(clock=clock)
     ear = ear_of(bus)
     async with bus:
-        await ear.have(3)
+        await advance_until(clock, lambda: len(ear.events) == 3)
         await bus.join()
 
     assert ear.events == [{"n": 2}, {"n": 1}, {"n": 0}]
