@@ -23,9 +23,9 @@ from eventbus.errors import (
 from eventbus.inbox import Inbox
 from eventbus.message import Message, Receipt, write_message
 from eventbus.middleware.chain import compose_publish
-from eventbus.publisher import TURNS, Publishing
 from eventbus.publishing import PublishOptions, traits_of
 from eventbus.schedule import later_of
+from eventbus.sending import TURNS, Sending
 from eventbus.waiters import wait_for_places
 from eventbus.wording import counted
 
@@ -35,7 +35,7 @@ STORED_TOGETHER = 512  # messages from threads, in one commit
 PATIENCE_SECONDS = 0.5
 
 
-class PublishingFromThreads(Publishing):
+class PublishingFromThreads(Sending):
     """What threads publish with: they check, put into the inbox, and the loop sends."""
 
     clock: Clock

@@ -11,8 +11,8 @@ from pathlib import Path
 LAYERS = {
     6: "__init__  __main__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
-    4: "dispatch  runtime  watchdog  feed  fed_exchange  stored_schedule  publisher  from_threads"
-    "  requesting  registry  router  events  replay  replaying",
+    4: "dispatch  runtime  watchdog  feed  fed_exchange  stored_schedule  routing  sending"
+    "  publisher  from_threads  requesting  registry  router  events  replay  replaying",
     3: "subscription  admission  attempts  calling  carrying_out  responding  responders  stats"
     "  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
