@@ -6,7 +6,6 @@ the task boundary `dispatch.py` takes over.
 
 __all__ = ("EventBus",)
 
-import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -17,11 +16,10 @@ from contextlib import (
 from datetime import timedelta
 from enum import Enum, auto
 from inspect import Parameter
-from threading import current_thread, main_thread
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group, open_signal_receiver
+from anyio import TASK_STATUS_IGNORED, CancelScope
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeForm, TypeVar, Unpack
@@ -29,7 +27,6 @@ from typing_extensions import TypeForm, TypeVar, Unpack
 from eventbus.activity import Activity
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock, SystemClock, seconds_of
-from eventbus.context import FailedDelivery
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Desk, Events
@@ -41,8 +38,8 @@ from eventbus.middleware import Correlate, Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, innermost
 from eventbus.plugins import exchange_for
 from eventbus.probe import Probe
-from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
+from eventbus.redriving import Redriving
 from eventbus.registration import (
     SUBSCRIBE_OPTIONS,
     Registration,
@@ -60,6 +57,7 @@ from eventbus.requesting import Requesting
 from eventbus.router import Registering, Router, marked_methods
 from eventbus.runtime import Runtime, is_handler_of
 from eventbus.schedule import SCHEDULE_SIZE
+from eventbus.signals import require_main_thread, run_until_signal
 from eventbus.stats import BusStats, read_bus
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
@@ -85,7 +83,7 @@ class Phase(Enum):
 _LIVE = frozenset({Phase.RUNNING, Phase.DRAINING, Phase.DRAINED})
 
 
-class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generic[C]):
+class EventBus(Registering, Requesting, PublishingFromThreads, Redriving, Replaying, Generic[C]):
     """A typed publish-subscribe bus.
 
     Register handlers with `on`, at any time; run it with `async with`. Leaving the block normally
@@ -291,6 +289,22 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
         options = check_options(options, SUBSCRIBE_OPTIONS, "subscribe")
         return self.listen(texts, topics, model_of(topics, model), options)
 
+    async def forget(self, name: str, /) -> None:
+        """Forget a durable subscription: where it was, and what it has not settled.
+
+        Raises:
+            DeadlockError: This task has a transaction open in which it published.
+            InvalidOption: None of that name is stored, or this bus has it subscribed.
+            UnsupportedByTransport: The transport keeps no subscriptions.
+            NotStarted, BusClosed: The bus is not running.
+        """
+        await checkpoint()
+        self.require_open()
+        if name in self._registry.subscriptions:
+            raise InvalidOption(f"{name!r} is subscribed: `await bus.unsubscribe({name!r})` first")
+        if not await self._exchange.forget(name):
+            raise InvalidOption(f"{name!r} is no durable subscription: look at how it is spelt")
+
     # --- waiting ----------------------------------------------------------------------------
 
     async def join(self) -> None:
@@ -363,22 +377,11 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
                 program ends with code 0.
             EventBusError: This is not the main thread, to which alone signals come.
         """
-        _require_main_thread()
+        require_main_thread()
         async with AsyncExitStack() as stack:
             if self._phase is not Phase.RUNNING:
                 await stack.enter_async_context(self)
-            with open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                task_status.started()
-                await anext(signals)
-                self._tell_of_draining()
-                is_second = False
-                async with create_task_group() as ending:
-                    ending.start_soon(self._drain_and_cancel, ending.cancel_scope)
-                    await anext(signals)
-                    is_second = True
-                    ending.cancel_scope.cancel()
-                if is_second:
-                    raise SystemExit(1)
+            await run_until_signal(task_status.started, self._tell_of_draining, self.drain)
 
     def _tell_of_draining(self) -> None:
         each = self.stats().subscriptions.values()
@@ -387,10 +390,6 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
             counted(sum(one.queue_depth + one.in_flight for one in each), "delivery"),
             self._drain_seconds,
         )
-
-    async def _drain_and_cancel(self, scope: CancelScope) -> None:
-        await self.drain()
-        scope.cancel()
 
     # --- what happened ----------------------------------------------------------------------
 
@@ -407,81 +406,6 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
             subscriptions,
             self.clock.now(),
         )
-
-    async def dead_letters(
-        self, subscription: str | None = None, *, limit: int = 100, before: str | None = None
-    ) -> list[FailedDelivery]:
-        """List dead letters, of one subscription or of all, newest first.
-
-        `before=` an id gives those that failed before that one: the next page.
-
-        Raises:
-            InvalidOption: A limit below 1, an id that is not kept, or a subscription that neither
-                is there nor left any.
-        """
-        await checkpoint()
-        self.require_here()
-        await self._refuse_unknown(subscription)
-        return await self._exchange.list_dead_letters(subscription, limit=limit, before=before)
-
-    async def redrive(
-        self, subscription: str | None = None, *, ids: Sequence[str] | None = None
-    ) -> int:
-        """Send dead letters again, each to the subscription that failed alone, as attempt 1.
-
-        Waits for room. What is refused again, or whose subscription is gone, stays a dead letter.
-        Gives the number sent; cancelled, the rest stays.
-
-        Raises:
-            DeadlockError: As `publish`; the rest stays.
-            InvalidOption: The subscription neither is there nor has dead letters.
-            NotStarted, BusClosed: The bus is not running.
-        """
-        await checkpoint()
-        self.require_open()
-        await self._refuse_unknown(subscription)
-        return await self._exchange.redrive(subscription, ids)
-
-    async def purge_dead_letters(
-        self, subscription: str | None = None, *, ids: Sequence[str] | None = None
-    ) -> int:
-        """Forget dead letters: these ids, those of a subscription, or all. Gives how many.
-
-        Raises:
-            DeadlockError: This task has a transaction open in which it published.
-            InvalidOption: The subscription neither is there nor has dead letters.
-        """
-        await checkpoint()
-        self.require_here()
-        await self._refuse_unknown(subscription)
-        return await self._exchange.purge_dead_letters(subscription, ids)
-
-    async def _refuse_unknown(self, subscription: str | None) -> None:
-        """Refuse a name that is misspelt; a transport that others share may know more of them."""
-        known = self._registry.subscriptions
-        if subscription is None or subscription in known or not self._feeds:
-            return
-        if not await self._exchange.list_dead_letters(subscription, limit=1, before=None):
-            raise InvalidOption(
-                f"{subscription!r} is no subscription and has no dead letters: give the name of "
-                f"one, as bus.stats().subscriptions has them{did_you_mean(subscription, known)}"
-            )
-
-    async def forget(self, name: str, /) -> None:
-        """Forget a durable subscription: where it was, and what it has not settled.
-
-        Raises:
-            DeadlockError: This task has a transaction open in which it published.
-            InvalidOption: None of that name is stored, or this bus has it subscribed.
-            UnsupportedByTransport: The transport keeps no subscriptions.
-            NotStarted, BusClosed: The bus is not running.
-        """
-        await checkpoint()
-        self.require_open()
-        if name in self._registry.subscriptions:
-            raise InvalidOption(f"{name!r} is subscribed: `await bus.unsubscribe({name!r})` first")
-        if not await self._exchange.forget(name):
-            raise InvalidOption(f"{name!r} is no durable subscription: look at how it is spelt")
 
     # --- who watches ------------------------------------------------------------------------
 
@@ -753,11 +677,3 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Replaying, Generi
                 "with publish_from_thread or, in a handler, context.publish_nowait; for all else "
                 "take anyio.from_thread.run"
             )
-
-
-def _require_main_thread() -> None:
-    if current_thread() is not main_thread():
-        raise EventBusError(
-            f"run() in {current_thread().name}: signals come to the main thread alone; use `async "
-            "with bus:` here, and let the main thread say when it ends"
-        )

@@ -12,7 +12,7 @@ LAYERS = {
     6: "__init__  __main__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
     4: "dispatch  runtime  watchdog  feed  fed_exchange  stored_schedule  routing  sending"
-    "  publisher  from_threads  requesting  registry  router  events  replay  replaying",
+    "  publisher  from_threads  requesting  registry  redriving  router  events  replay  replaying",
     3: "subscription  admission  attempts  calling  carrying_out  responding  responders  stats"
     "  registration"
     "  transports  transports.memory  transports.route  transports.coded  transports.probed"
@@ -23,7 +23,7 @@ LAYERS = {
     1: "deadlocks  activity  waiters  queue  lanes  inbox  correlation  message  publishing"
     "  settling  answers  replies  contracts  schema  codec  transaction  fitting  retry  schedule"
     "  timers  threads  handlers  entry_points",
-    0: "errors  wording  bus_logger  clock  topics  cache  forks  _loop",
+    0: "errors  signals  wording  bus_logger  clock  topics  cache  forks  _loop",
 }
 
 # Who alone may import what; of what is not in the standard library, nobody may what is not here.
