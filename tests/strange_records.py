@@ -38,5 +38,5 @@ def store_record(
         )
         record = record._replace(checksum=sealed(checksum_of(record), position))
         places = ", ".join("?" * len(record))
-        connection.execute(f"INSERT INTO log ({RECORD}) VALUES ({places})", record)  # noqa: S608
+        connection.execute(f"INSERT INTO log ({RECORD}) VALUES ({places})", record)
     return position

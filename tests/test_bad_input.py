@@ -377,7 +377,7 @@ def test_a_handler_of_another_model_is_refused() -> None:
     async def handler(event: Parcel) -> None: ...
 
     with pytest.raises(InvalidHandler, match=r"handler.*Parcel.*Order"):
-        EventBus().on(ORDER)(handler)  # type: ignore[arg-type]
+        EventBus().on(ORDER)(handler)  # type: ignore[arg-type] # is refused by types too
 
 
 # --- Contracts ------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_no_error_shows_what_may_be_a_password(url: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["", "memory", "/tmp/events.db", "://", "//host"])  # noqa: S108
+@pytest.mark.parametrize("url", ["", "memory", "/tmp/events.db", "://", "//host"])  # noqa: S108 - no file
 def test_what_has_no_scheme_is_no_transport(url: str) -> None:
     """The error says what would be one."""
     with pytest.raises(UnknownTransport, match="memory://"):
@@ -134,7 +134,7 @@ def test_what_has_no_scheme_is_no_transport(url: str) -> None:
 def test_what_is_no_text_is_no_url(url: object) -> None:
     """It is refused as an option that cannot be used, with its value."""
     with pytest.raises((UnknownTransport, InvalidOption), match="memory://"):
-        EventBus(url)  # type: ignore[arg-type]
+        EventBus(url)  # type: ignore[arg-type] # no text
 
 
 @pytest.mark.parametrize(

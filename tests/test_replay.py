@@ -96,8 +96,8 @@ def change(store: Path, statement: str) -> None:
 
 def remove_up_to(store: Path, position: int) -> None:
     """Do what retention does."""
-    change(store, f"UPDATE meta SET removed = {position}")  # noqa: S608 - a number
-    change(store, f"DELETE FROM log WHERE position <= {position}")  # noqa: S608 - a number
+    change(store, f"UPDATE meta SET removed = {position}")
+    change(store, f"DELETE FROM log WHERE position <= {position}")
 
 
 def transport_on(store: Path) -> SqliteTransport:

@@ -37,7 +37,7 @@ def opened(path: Path) -> Opened:
 def stored(path: Path, column: str) -> list[Any]:
     """Read a column of the log."""
     with closing(sqlite3.connect(path)) as connection:
-        query = f"SELECT {column} FROM log ORDER BY position"  # noqa: S608 - of a test
+        query = f"SELECT {column} FROM log ORDER BY position"
         return [value for (value,) in connection.execute(query)]
 
 

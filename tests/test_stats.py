@@ -146,7 +146,7 @@ async def test_what_was_refused_is_not_published() -> None:
         with pytest.raises(ValueError, match="not a topic"):
             await bus.publish("a b", {})
         with pytest.raises(ValueError, match="kee"):
-            await bus.publish("numbers", {}, kee=1)  # type: ignore[call-overload]
+            await bus.publish("numbers", {}, kee=1)  # type: ignore[call-overload] # misspelt
 
     assert counts(bus.stats()) == {}
 
@@ -442,7 +442,7 @@ def test_figures_are_a_picture_of_their_moment() -> None:
     stats = EventBus().stats()
 
     with pytest.raises(AttributeError):
-        stats.published = 1  # type: ignore[misc]
+        stats.published = 1  # type: ignore[misc] # is frozen
 
 
 def test_a_bus_sums_what_its_subscriptions_count() -> None:

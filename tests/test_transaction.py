@@ -244,7 +244,7 @@ async def test_others_are_not_affected(bus: EventBus, store: Path, conflict: str
     async def work(event: Event, context: Context[Event]) -> None:
         context.transaction.execute(INSERT, (event["n"],))
         if event["n"] % 3 == 0:
-            context.transaction.execute(f"INSERT OR {conflict} INTO effect (n) VALUES (100)")  # noqa: S608 - one of three words
+            context.transaction.execute(f"INSERT OR {conflict} INTO effect (n) VALUES (100)")
         await context.publish("done", {})
 
     @bus.on("beside", name="beside")
@@ -408,7 +408,7 @@ async def test_tables_of_the_store_are_out_of_reach(store: Path, sql: str, table
         execute(
             store,
             "CREATE TABLE sly (text TEXT)",
-            f"CREATE TRIGGER slyly AFTER INSERT ON sly BEGIN DELETE FROM {table}; END",  # noqa: S608
+            f"CREATE TRIGGER slyly AFTER INSERT ON sly BEGIN DELETE FROM {table}; END",
         )
 
     def recording(context: Context[Any]) -> None:

@@ -5,6 +5,7 @@ __all__ = ("IN_EVERY_WAY", "Attempt", "Way", "attempt", "turns")
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias, cast
 
 import anyio
@@ -103,7 +104,7 @@ class _Stepped(Awaitable[object]):
         self._on_waiting = on_waiting
 
     def __await__(self) -> Generator[Any, Any, object]:
-        step: Callable[[], object] = lambda: self._steps.send(None)  # noqa: E731 - the first of many
+        step: Callable[[], object] = partial(self._steps.send, None)
         while True:
             try:
                 waited_for = step()
@@ -112,9 +113,9 @@ class _Stepped(Awaitable[object]):
             self._on_waiting(waited_for)
             try:
                 yield waited_for
-                step = lambda: self._steps.send(None)  # noqa: E731
+                step = partial(self._steps.send, None)
             except BaseException as error:  # noqa: BLE001 - handed on
-                step = lambda thrown=error: self._steps.throw(thrown)  # type: ignore[misc]  # noqa: E731
+                step = partial(self._steps.throw, error)
 
 
 async def _attempt_on_asyncio(operation: Operation, made: Attempt) -> None:

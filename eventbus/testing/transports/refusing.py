@@ -89,7 +89,7 @@ class Refusing(Sizes):
                     sent += 1
                 except UnsupportedByTransport as refused:
                     assert not is_able
-                    assert _is_sentence(str(refused))  # noqa: PT017
+                    assert _is_sentence(str(refused))  # noqa: PT017 - who can, refuses nothing
             await bus.publish("jobs.new", {})
             await listener.have(sent)
             await store.join(bus)
@@ -103,7 +103,7 @@ class Refusing(Sizes):
                 bus.replay("jobs.new")
             except UnsupportedByTransport as refused:
                 assert not store.capabilities.replay
-                assert _is_sentence(str(refused))  # noqa: PT017
+                assert _is_sentence(str(refused))  # noqa: PT017 - who can, refuses nothing
             else:
                 assert store.capabilities.replay
 

@@ -133,7 +133,7 @@ def forget(connection: sqlite3.Connection, name: str) -> bool:
     """Forget a subscription and where it was; False if there is none."""
     for table in ("delivery", "waiting", "loss"):
         connection.execute(
-            f"DELETE FROM {table} WHERE subscription = "  # noqa: S608 - one of three names
+            f"DELETE FROM {table} WHERE subscription = "  # one of three names
             "(SELECT id FROM subscription WHERE name = ?)",
             (name,),
         )

@@ -52,12 +52,12 @@ def bury(
     )
     if position < 0:
         statement = (
-            f"UPDATE dead_letter SET ({_FAILURE}, lane, is_sent) = (?, ?, ?, ?, ?, ?, ?, ?, 0) "  # noqa: S608
+            f"UPDATE dead_letter SET ({_FAILURE}, lane, is_sent) = (?, ?, ?, ?, ?, ?, ?, ?, 0) "
             "WHERE number = ?"
         )
         return connection.execute(statement, (*values, -position)).rowcount > 0
     statement = (
-        f"INSERT INTO dead_letter ({_FAILURE}, lane, {RECORD}) "  # noqa: S608
+        f"INSERT INTO dead_letter ({_FAILURE}, lane, {RECORD}) "
         f"SELECT ?, ?, ?, ?, ?, ?, ?, ?, {RECORD} FROM log WHERE position = ?"
     )
     is_kept = connection.execute(statement, (*values, position)).rowcount > 0
@@ -117,7 +117,7 @@ def _rows_below(
 ) -> list[tuple[int, str, str]]:
     """Read letters, and their records, so that what is damaged in one harms no other."""
     (rows,) = connection.execute(
-        "SELECT json_group_array(json_array(number, hex(json_array(letter, subscription, "  # noqa: S608
+        "SELECT json_group_array(json_array(number, hex(json_array(letter, subscription, "
         f"error_type, error, traceback, attempts, failed_at, {COUNT})), "
         f"hex({EXACT_COLUMNS_AS_JSON}))) FROM (SELECT * FROM dead_letter WHERE is_sent = 0 "
         "AND number < ? AND (? IS NULL OR subscription = ?) "
@@ -204,7 +204,7 @@ def send_again(
         (subscription, subscription, _json(ids), _json(ids)),
     ).rowcount
     connection.execute(
-        f"UPDATE dead_letter SET is_sent = 1 WHERE number IN (SELECT dead_letter.number {chosen})",  # noqa: S608
+        f"UPDATE dead_letter SET is_sent = 1 WHERE number IN (SELECT dead_letter.number {chosen})",
         (subscription, subscription, _json(ids), _json(ids)),
     )
     return sent
@@ -228,7 +228,7 @@ def read_records(
         StoreCorrupt: One of them is damaged, and `on_damage` stops there.
     """
     (rows,) = connection.execute(
-        f"SELECT json_group_array(json_array(place, hex({EXACT_COLUMNS_AS_JSON}))) FROM ("  # noqa: S608
+        f"SELECT json_group_array(json_array(place, hex({EXACT_COLUMNS_AS_JSON}))) FROM ("
         f"SELECT position AS place, {RECORD} FROM log "
         "WHERE position IN (SELECT value FROM json_each(?)) "
         f"UNION ALL SELECT -number AS place, {RECORD} FROM dead_letter "

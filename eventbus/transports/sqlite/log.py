@@ -41,7 +41,7 @@ _ROW = f"({', '.join('?' * len(Record._fields))})"
 def _inserts(schema: str) -> dict[int, str]:
     """Write by the number of rows: of few sizes, so that SQLite prepares its statements once."""
     return {
-        rows: f"INSERT INTO {schema}log ({RECORD}) VALUES {', '.join([_ROW] * rows)}"  # noqa: S608
+        rows: f"INSERT INTO {schema}log ({RECORD}) VALUES {', '.join([_ROW] * rows)}"
         for rows in (256, 128, 64, 32, 16, 8, 4, 2, 1)
     }
 
@@ -94,7 +94,7 @@ def append(
 def positions_of(database: Database, ids: Sequence[str], schema: str = "") -> dict[str, int]:
     """Find the positions of those ids that are known: 0 of what is scheduled."""
     (found,) = database.execute(
-        "SELECT CAST(json_group_array(json_array(id, position)) AS BLOB) FROM ("  # noqa: S608
+        "SELECT CAST(json_group_array(json_array(id, position)) AS BLOB) FROM ("
         f"SELECT id, position FROM {schema}log WHERE id IN (SELECT value FROM json_each(?)) "
         f"UNION ALL SELECT id, position FROM {schema}seen "
         "WHERE id IN (SELECT value FROM json_each(?)) "
@@ -119,7 +119,7 @@ def _insert(database: Database, values: Sequence[object], schema: str) -> None:
 def first_and_last(database: Database, schema: str = "") -> tuple[int, int]:
     """Tell the last position removed and the last one there is."""
     removed, last = database.execute(
-        f"SELECT removed, (SELECT max(position) FROM {schema}log) FROM {schema}meta"  # noqa: S608
+        f"SELECT removed, (SELECT max(position) FROM {schema}log) FROM {schema}meta"
     ).fetchone()
     return removed, max(removed, last or 0)
 
@@ -133,7 +133,7 @@ def read_page(
         StoreCorrupt: One of them is damaged, or missing, and `on_damage` stops there.
     """
     removed, page = connection.execute(
-        f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "  # noqa: S608
+        f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "
         "FROM (SELECT * FROM log WHERE position > ? ORDER BY position LIMIT ?)",
         (after, most),
     ).fetchone()
@@ -174,7 +174,7 @@ def read_at(
     """
     among, wanted = "position IN (SELECT value FROM json_each(?))", to_json(positions).decode()
     removed, page = connection.execute(
-        f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "  # noqa: S608
+        f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "
         f"FROM (SELECT * FROM log WHERE {among} ORDER BY position)",
         (wanted,),
     ).fetchone()
@@ -202,8 +202,7 @@ def _sound_records_of(page: bytes) -> list[Record] | None:
 def _places(connection: sqlite3.Connection, where: str, *values: object) -> list[int]:
     """Tell at which positions there are records, whatever has become of them."""
     (places,) = connection.execute(
-        "SELECT json_group_array(position) FROM "  # noqa: S608
-        f"(SELECT position FROM log WHERE {where})",
+        f"SELECT json_group_array(position) FROM (SELECT position FROM log WHERE {where})",
         values,
     ).fetchone()
     found: list[int] = from_json(places)
@@ -217,7 +216,7 @@ def _read_one_by_one(
 
     That of a payload which says it is JSON, and is no text at all, may be as it was written.
     """
-    statement = f"SELECT {EXACT_COLUMNS_AS_JSON} FROM log WHERE position = ?"  # noqa: S608
+    statement = f"SELECT {EXACT_COLUMNS_AS_JSON} FROM log WHERE position = ?"
     records: list[Record] = []
     for position in positions:
         row = connection.execute(statement, (position,)).fetchone()

@@ -48,7 +48,7 @@ def note_losses(connection: sqlite3.Connection, where: str, which: int | str) ->
 def _unsettled(connection: sqlite3.Connection, where: str, which: int | str) -> Iterator[Loss]:
     """Tell what is nobody's, or waits for a dead letter."""
     (rows,) = connection.execute(
-        "SELECT json_group_array(json_array(subscription, messages, first, last)) FROM ("  # noqa: S608
+        "SELECT json_group_array(json_array(subscription, messages, first, last)) FROM ("
         "SELECT subscription, count(*) AS messages, min(position) AS first, max(position) AS last "
         f"FROM (SELECT subscription, position FROM delivery WHERE {where} AND owner IS NULL "
         f"UNION ALL SELECT subscription, position FROM waiting WHERE {where}) "
@@ -61,13 +61,13 @@ def _unsettled(connection: sqlite3.Connection, where: str, which: int | str) -> 
 def _unread(connection: sqlite3.Connection, where: str, which: int | str) -> Iterator[Loss]:
     """Tell what is wanted, but was not read by then."""
     (behind,) = connection.execute(
-        "SELECT json_group_array(json_array(id, patterns, cursor)) FROM subscription "  # noqa: S608
+        "SELECT json_group_array(json_array(id, patterns, cursor)) FROM subscription "
         f"WHERE cursor < (SELECT max(position) FROM log WHERE {where})",
         (which,),
     ).fetchone()
     for subscription, patterns, cursor in from_json(behind):
         (topics,) = connection.execute(
-            "SELECT json_group_array(json_array(topic, messages, first, last)) FROM ("  # noqa: S608
+            "SELECT json_group_array(json_array(topic, messages, first, last)) FROM ("
             "SELECT topic, count(*) AS messages, min(position) AS first, max(position) AS last "
             f"FROM log WHERE {where} AND position > ? GROUP BY topic)",
             (which, cursor),

@@ -186,7 +186,7 @@ def _has_taken_lock(cursor: sqlite3.Cursor, schema: str) -> bool:
     cursor.execute("PRAGMA busy_timeout=0")
     try:
         # It changes nothing, but SQLite, and before it Python, takes it for what it looks like.
-        cursor.execute(f"UPDATE {schema}meta SET removed = removed WHERE 0")  # noqa: S608
+        cursor.execute(f"UPDATE {schema}meta SET removed = removed WHERE 0")
     except sqlite3.OperationalError as error:
         code = getattr(error, "sqlite_errorcode", 0)
         if code == sqlite3.SQLITE_BUSY_SNAPSHOT:

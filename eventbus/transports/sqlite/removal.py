@@ -45,11 +45,11 @@ def _remove(
 ) -> int:
     connection.execute("DELETE FROM seen WHERE time < ?", (remember_since,))
     connection.execute(
-        f"INSERT OR IGNORE INTO seen SELECT id, position, time FROM log WHERE {where} "  # noqa: S608
+        f"INSERT OR IGNORE INTO seen SELECT id, position, time FROM log WHERE {where} "
         "AND time >= ?",
         (which, remember_since),
     )
     note_losses(connection, where, which)
-    connection.execute(f"DELETE FROM delivery WHERE {where} AND owner IS NULL", (which,))  # noqa: S608
-    connection.execute(f"DELETE FROM waiting WHERE {where}", (which,))  # noqa: S608
-    return connection.execute(f"DELETE FROM log WHERE {where}", (which,)).rowcount  # noqa: S608
+    connection.execute(f"DELETE FROM delivery WHERE {where} AND owner IS NULL", (which,))
+    connection.execute(f"DELETE FROM waiting WHERE {where}", (which,))
+    return connection.execute(f"DELETE FROM log WHERE {where}", (which,)).rowcount

@@ -23,9 +23,9 @@ PER_ROUND = 500
 """Records that join the log in one transaction at most, so that publishers do not wait for more."""
 
 _COLUMNS = RECORD.removeprefix("position, ")
-_INSERT = f"INSERT INTO scheduled ({_COLUMNS}) VALUES ({', '.join('?' * len(Record._fields[1:]))})"  # noqa: S608
+_INSERT = f"INSERT INTO scheduled ({_COLUMNS}) VALUES ({', '.join('?' * len(Record._fields[1:]))})"
 _READ = (
-    f"SELECT json_group_array(json_array(number, hex(id), hex({EXACT_COLUMNS_AS_JSON}))) "  # noqa: S608
+    f"SELECT json_group_array(json_array(number, hex(id), hex({EXACT_COLUMNS_AS_JSON}))) "
     f"FROM (SELECT number, 0 AS position, {_COLUMNS} "
     "FROM scheduled WHERE time <= ? ORDER BY time, number LIMIT ?)"
 )
