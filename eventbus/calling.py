@@ -11,7 +11,7 @@ from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import Any, TypeAlias, cast
 
-from eventbus.carrying_out import carry_out, commit
+from eventbus.carrying_out import ACK, outcome_of
 from eventbus.context import Context, decide, verdict_on
 from eventbus.errors import InvalidHandler
 from eventbus.message import Delivery, delivery_of
@@ -19,9 +19,7 @@ from eventbus.middleware.chain import CallNext, compose, layers_of
 from eventbus.responding import answering
 from eventbus.settling import ACKED, Unsettled
 from eventbus.subscription import Member, Subscription, Worker
-from eventbus.transports.base import Ack
-
-_ACK = Ack()
+from eventbus.transports.base import Ack, Commit
 
 Call: TypeAlias = Callable[..., Awaitable[object]]
 
@@ -110,6 +108,7 @@ def _acknowledging(subscription: Subscription, chain: CallNext) -> CallNext:
     where = options.where if options.answer is None else None  # else the responder's link asks it
 
     async def acknowledge(context: Context[Any]) -> None:
+        outcome: Ack | Commit = ACK
         if subscription.has_expired(context.entry):
             context.is_handled = True
             subscription.counts.started -= 1
@@ -121,11 +120,8 @@ def _acknowledging(subscription: Subscription, chain: CallNext) -> CallNext:
             await chain(context)
             if context.asked is not None:
                 asked, context.asked = context.asked, None
-                if asked.transaction is not None and asked.transaction.recorded:
-                    await commit(subscription, context, asked, asked.transaction)
-                    return
-                await carry_out(subscription, asked)
-        await subscription.source.settle([(cast("Delivery", context.entry), _ACK)])
+                outcome = await outcome_of(subscription, asked)
+        await subscription.source.settle([(cast("Delivery", context.entry), outcome)])
 
     return acknowledge
 

@@ -1,15 +1,13 @@
 """What a handler asked for through its context is done when it has returned, not before."""
 
-__all__ = ("carry_out", "commit")
+__all__ = ("ACK", "carry_out", "outcome_of")
 
-from typing import Any, cast
-
-from eventbus.context import Context
-from eventbus.message import Delivery, Within, join
+from eventbus.message import Within, join
 from eventbus.settling import Asked, Failing
 from eventbus.subscription import Subscription
-from eventbus.transaction import Transaction
-from eventbus.transports.base import Commit
+from eventbus.transports.base import Ack, Commit
+
+ACK = Ack()
 
 
 async def carry_out(subscription: Subscription, asked: Asked) -> None:
@@ -27,13 +25,16 @@ async def carry_out(subscription: Subscription, asked: Asked) -> None:
         asked.if_done()
 
 
-async def commit(
-    subscription: Subscription, context: Context[Any], asked: Asked, transaction: Transaction
-) -> None:
-    """Have all that a handler asked for done in one commit with its acknowledgement.
+async def outcome_of(subscription: Subscription, asked: Asked) -> Ack | Commit:
+    """Do what a handler asked for, and give how its delivery ended; raises as `carry_out`.
 
-    What it published goes the way of all messages; at the end of that it joins the transaction.
+    What it recorded as a transaction is committed together with the acknowledgement. What it
+    published goes the way of all messages even then; at the end of that it joins the transaction.
     """
+    transaction = asked.transaction
+    if transaction is None or not transaction.recorded:
+        await carry_out(subscription, asked)
+        return ACK
     joined = Within(transaction)
     for message in asked.messages:
         join(message, joined)
@@ -41,5 +42,4 @@ async def commit(
         await carry_out(subscription, asked)
     finally:
         joined.connection = None
-    delivery = cast("Delivery", context.entry)
-    await subscription.source.settle([(delivery, Commit(transaction))])
+    return Commit(transaction)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from anyio import get_current_task
 
-from eventbus.message import Delivery, Entry, Message
+from eventbus.message import Entry, Message, message_of
 
 
 class Handling(Protocol):
@@ -58,7 +58,7 @@ def message_here() -> Message | None:
     entry = None if worker is None else worker.current
     if worker is None or entry is None or not _is_in_handler(worker):
         return None
-    return entry.message if isinstance(entry, Delivery) else entry
+    return message_of(entry)
 
 
 def _is_in_handler(worker: Handling) -> bool:

@@ -16,6 +16,7 @@ __all__ = (
     "delivery_of",
     "given_ids_of",
     "join",
+    "message_of",
     "note_matched",
     "note_stored",
     "reply_to_of",
@@ -437,6 +438,11 @@ class LaterDelivery(Delivery):
 
 
 Entry: TypeAlias = Message | Delivery
+
+
+def message_of(entry: Entry) -> Message:
+    """Give the message of an entry."""
+    return entry.message if isinstance(entry, Delivery) else entry
 
 
 def delivery_of(entry: Entry) -> LaterDelivery:

@@ -5,7 +5,7 @@ __all__ = ("BusStats", "SubscriptionStats", "read_bus", "read_subscription")
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from eventbus.message import Delivery, went_out_at
+from eventbus.message import message_of, went_out_at
 from eventbus.subscription import Counts, Subscription
 
 
@@ -176,6 +176,4 @@ def _oldest_age(subscription: Subscription, now: float) -> float:
     queue = subscription.queue
     if queue is None or not queue.items:
         return 0.0
-    oldest = queue.items[0]
-    message = oldest.message if isinstance(oldest, Delivery) else oldest
-    return max(0.0, now - went_out_at(message))
+    return max(0.0, now - went_out_at(message_of(queue.items[0])))

@@ -29,6 +29,7 @@ from eventbus.message import (
     ReplyTo,
     converted,
     delivery_of,
+    message_of,
     reply_to_of,
 )
 from eventbus.middleware import (
@@ -239,9 +240,7 @@ class Worker:
     @property
     def reply_to(self) -> ReplyTo | None:
         """Where the reply goes to what it is working on; None if nobody asks for one."""
-        entry = self.current
-        message = entry.message if isinstance(entry, Delivery) else entry
-        return None if message is None else reply_to_of(message)
+        return None if self.current is None else reply_to_of(message_of(self.current))
 
     @property
     def timeout_seconds(self) -> float | None:
@@ -504,8 +503,7 @@ class Subscription:
 
     def has_expired(self, entry: Entry) -> bool:
         """Tell whether it is too late to begin an entry."""
-        message = entry.message if isinstance(entry, Delivery) else entry
-        traits = message.head[2]
+        traits = message_of(entry).head[2]
         expires_at = None if traits is None else traits.expires_at
         return expires_at is not None and self.host.clock.now() >= expires_at
 
