@@ -30,7 +30,6 @@ from eventbus.clock import Clock, SystemClock, seconds_of
 from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, DeadlockError, EventBusError, InvalidOption, NotStarted
 from eventbus.events import Desk, Events
-from eventbus.fed_exchange import FedExchange
 from eventbus.from_threads import PublishingFromThreads
 from eventbus.inbox import Inbox
 from eventbus.message import Message
@@ -61,6 +60,7 @@ from eventbus.signals import require_main_thread, run_until_signal
 from eventbus.stats import BusStats, read_bus
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
+from eventbus.transports.fed_exchange import FedExchange
 from eventbus.wording import counted
 
 C = TypeVar("C", default=Any)

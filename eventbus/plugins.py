@@ -22,7 +22,6 @@ from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.entry_points import Plugin, find, names
 from eventbus.errors import InvalidOption, UnknownTransport
-from eventbus.fed_exchange import FedExchange
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, check_publish_middleware
 from eventbus.publishing import did_you_mean
@@ -30,6 +29,7 @@ from eventbus.schedule import SCHEDULE_SIZE
 from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport
 from eventbus.transports.exchange import Exchange
+from eventbus.transports.fed_exchange import FedExchange
 from eventbus.transports.memory import MemoryTransport
 from eventbus.transports.sqlite import Settings, SqliteTransport
 

@@ -11,12 +11,13 @@ from pathlib import Path
 LAYERS = {
     6: "__init__  __main__  testing  testing.*  cli  cli.*",
     5: "bus  plugins",
-    4: "dispatch  runtime  watchdog  feed  fed_exchange  stored_schedule  routing  sending"
-    "  publisher  from_threads  requesting  registry  redriving  router  events  replay  replaying",
+    4: "dispatch  runtime  watchdog  routing  sending  publisher  from_threads  requesting"
+    "  registry  redriving  router  events  replay  replaying",
     3: "subscription  admission  attempts  calling  carrying_out  responding  responders  stats"
     "  registration"
-    "  transports  transports.memory  transports.route  transports.coded  transports.probed"
-    "  transports.burying  transports.retries  transports.dead_letters  transports.exchange"
+    "  transports  transports.exchange  transports.memory  transports.fed_exchange"
+    "  transports.feed  transports.stored_schedule  transports.burying  transports.retries"
+    "  transports.dead_letters  transports.route  transports.coded  transports.probed"
     "  transports.sqlite  transports.sqlite.*",
     2: "context  probe  transports.base  transports.figures  transports.upkeep"
     "  middleware  middleware.*",

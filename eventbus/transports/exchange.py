@@ -1,4 +1,4 @@
-"""Where subscriptions and publishers of one bus meet."""
+"""Where subscriptions and publishers of one bus meet: `memory.py`, or `fed_exchange.py`."""
 
 __all__ = ("Exchange",)
 

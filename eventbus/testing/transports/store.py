@@ -30,7 +30,6 @@ from eventbus.bus import EventBus
 from eventbus.clock import SystemClock
 from eventbus.context import Context
 from eventbus.contracts import Topic
-from eventbus.fed_exchange import FedExchange
 from eventbus.message import Message
 from eventbus.middleware import Middleware, Policy
 from eventbus.plugins import exchange_for
@@ -38,6 +37,7 @@ from eventbus.registration import HandlerOptions
 from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport
 from eventbus.transports.exchange import Exchange
+from eventbus.transports.fed_exchange import FedExchange
 
 Work: TypeAlias = Callable[[Context[object]], Awaitable[object]]
 """What a listener does with a delivery, before it counts as heard."""

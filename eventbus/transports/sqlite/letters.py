@@ -40,22 +40,9 @@ def bury(
     The oldest have to go for it where there are too many; but not those with a `lane`, for which
     messages of that key wait.
     """
-    values = (
-        failure.id,
-        failure.subscription,
-        _storable(failure.error_type),
-        _storable(failure.error),
-        _storable(failure.traceback),
-        failure.attempts,
-        _micros(failure.failed_at),
-        lane,
-    )
+    values = _values_of(failure, lane)
     if position < 0:
-        statement = (
-            f"UPDATE dead_letter SET ({_FAILURE}, lane, is_sent) = (?, ?, ?, ?, ?, ?, ?, ?, 0) "
-            "WHERE number = ?"
-        )
-        return connection.execute(statement, (*values, -position)).rowcount > 0
+        return _bury_again(connection, values, -position)
     statement = (
         f"INSERT INTO dead_letter ({_FAILURE}, lane, {RECORD}) "
         f"SELECT ?, ?, ?, ?, ?, ?, ?, ?, {RECORD} FROM log WHERE position = ?"
@@ -68,13 +55,39 @@ def bury(
             failure.subscription,
             position,
         )
+    _forget_oldest(connection)
+    return is_kept
+
+
+def _values_of(failure: FailedDelivery, lane: str | None) -> tuple[object, ...]:
+    return (
+        failure.id,
+        failure.subscription,
+        _storable(failure.error_type),
+        _storable(failure.error),
+        _storable(failure.traceback),
+        failure.attempts,
+        _micros(failure.failed_at),
+        lane,
+    )
+
+
+def _bury_again(connection: sqlite3.Connection, values: Sequence[object], number: int) -> bool:
+    """Keep what was sent again and has failed again; it has its own record already."""
+    statement = (
+        f"UPDATE dead_letter SET ({_FAILURE}, lane, is_sent) = (?, ?, ?, ?, ?, ?, ?, ?, 0) "
+        "WHERE number = ?"
+    )
+    return connection.execute(statement, (*values, number)).rowcount > 0
+
+
+def _forget_oldest(connection: sqlite3.Connection) -> None:
     connection.execute(
         "DELETE FROM dead_letter WHERE is_sent = 0 AND lane IS NULL AND number <= "
         "(SELECT number FROM dead_letter WHERE is_sent = 0 AND lane IS NULL "
         "ORDER BY number DESC LIMIT 1 OFFSET ?)",
         (MOST_KEPT,),
     )
-    return is_kept
 
 
 def _storable(text: str) -> str:

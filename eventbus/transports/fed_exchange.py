@@ -14,10 +14,8 @@ from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
 from eventbus.errors import BusClosed, UnsupportedByTransport
-from eventbus.feed import Feed
 from eventbus.message import Entry, Message, Receipt, within_of
 from eventbus.schema import Schema
-from eventbus.stored_schedule import StoredSchedule
 from eventbus.subscription import Subscription
 from eventbus.timers import Timers
 from eventbus.topics import TopicTree
@@ -34,7 +32,9 @@ from eventbus.transports.base import (
     Transport,
 )
 from eventbus.transports.burying import bury
+from eventbus.transports.feed import Feed
 from eventbus.transports.route import Route
+from eventbus.transports.stored_schedule import StoredSchedule
 
 
 class FedExchange:
