@@ -139,13 +139,13 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Redriving, Replay
         self._activity = Activity()
         self._drain_seconds = seconds_of("drain_timeout", drain_timeout)
         self._timers = Timers(self.clock)
-        self._exchange = exchange_for(
+        exchange = exchange_for(
             url, self.clock, self._timers, self._activity, schedule_size=schedule_size
         )
         known, layers = Contracts(contracts, logger=self.logger), check_middleware(middleware)
         Requesting.__init__(
             self,
-            self._exchange,
+            exchange,
             known,
             self.clock,
             publish_middleware,
@@ -154,7 +154,7 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Redriving, Replay
         )
         self._registry = Registry(
             self,
-            self._exchange,
+            exchange,
             known,
             Defaults(queue_size=queue_size, overflow=overflow, middleware=layers),
         )

@@ -24,7 +24,6 @@ from eventbus.entry_points import Plugin, find, names
 from eventbus.errors import InvalidOption, UnknownTransport
 from eventbus.middleware import Middleware, Policy, PublishMiddleware
 from eventbus.middleware.chain import check_middleware, check_publish_middleware
-from eventbus.publishing import did_you_mean
 from eventbus.schedule import SCHEDULE_SIZE
 from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport
@@ -32,6 +31,7 @@ from eventbus.transports.exchange import Exchange
 from eventbus.transports.fed_exchange import FedExchange
 from eventbus.transports.memory import MemoryTransport
 from eventbus.transports.sqlite import Settings, SqliteTransport
+from eventbus.wording import did_you_mean
 
 TRANSPORTS = "eventbus.transports"
 MIDDLEWARE = "eventbus.middleware"

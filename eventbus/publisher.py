@@ -152,7 +152,7 @@ class Publishing(Sending):
             InvalidTopic, InvalidEvent, UnknownTopic, NoSubscribers, NotStarted, BusClosed: As
                 `publish`.
         """
-        if not self._transport.capabilities.nowait:
+        if not self._exchange.capabilities.nowait:
             raise UnsupportedByTransport(
                 f"publish_nowait to {topic!r}: this transport waits until a message is stored; "
                 "use `await publish`"
@@ -285,7 +285,7 @@ class Publishing(Sending):
         return write_message((name, None, traits), now, event)
 
     def _check_joinable(self, within: Within) -> None:
-        joiner = self._transport.joiner
+        joiner = self._exchange.joiner
         if joiner is None:
             raise UnsupportedByTransport(
                 "connection=: this transport keeps nothing in a file of SQLite; leave it out, or "

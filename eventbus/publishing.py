@@ -1,17 +1,17 @@
 """What may be said beside the event when publishing, checked at the door."""
 
-__all__ = ("PublishOptions", "caused_by", "did_you_mean", "traits_of")
+__all__ = ("PublishOptions", "caused_by", "traits_of")
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypedDict, TypeGuard
 
 from eventbus.clock import seconds_of
 from eventbus.errors import InvalidOption
 from eventbus.message import Message, Traits, Within, write_traits
 from eventbus.schedule import Later
+from eventbus.wording import did_you_mean
 
 if TYPE_CHECKING:  # who needs no store, loads no SQLite
     from sqlite3 import Connection
@@ -49,12 +49,6 @@ class PublishOptions(TypedDict, total=False):
 
 
 _KNOWN = frozenset(PublishOptions.__annotations__)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest the nearest known word, as the end of a sentence; empty if none is near."""
-    near = get_close_matches(word, sorted(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def traits_of(options: PublishOptions, now: float) -> Traits | None:

@@ -8,9 +8,9 @@ from anyio.lowlevel import checkpoint
 
 from eventbus.context import FailedDelivery
 from eventbus.errors import InvalidOption
-from eventbus.publishing import did_you_mean
 from eventbus.registry import Registry
 from eventbus.transports.exchange import Exchange
+from eventbus.wording import did_you_mean
 
 
 class Redriving:

@@ -31,11 +31,11 @@ from eventbus.contracts import RequestTopic, Stated, Topic
 from eventbus.errors import InvalidHandler, InvalidOption, InvalidPattern
 from eventbus.handlers import HandlerShape, check_name, inspect_handler
 from eventbus.middleware.chain import Middleware, Policy, check_middleware
-from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
 from eventbus.settling import Ack
 from eventbus.topics import advice_on, check_pattern
 from eventbus.transports.base import Start
+from eventbus.wording import did_you_mean
 
 M = TypeVar("M")
 Said = TypeVar("Said", bound=Mapping[str, object])

@@ -14,7 +14,6 @@ from eventbus.errors import DuplicateSubscription, InvalidOption, UnsupportedByT
 from eventbus.handlers import check_name, default_name
 from eventbus.middleware import DeadLetter, Middleware, Policy, Retry
 from eventbus.middleware.chain import innermost
-from eventbus.publishing import did_you_mean
 from eventbus.queue import Overflow
 from eventbus.registration import HandlerOptions, Registration, SubscribeOptions
 from eventbus.responders import Responders
@@ -23,6 +22,7 @@ from eventbus.subscription import Counts, Host, Member, Options, Subscription
 from eventbus.topics import is_reserved
 from eventbus.transports.base import Capabilities
 from eventbus.transports.exchange import Exchange
+from eventbus.wording import did_you_mean
 
 Found: TypeAlias = tuple[Subscription, Member]
 
@@ -47,13 +47,13 @@ class Registry:
     """
 
     def __init__(
-        self, host: Host, transport: Exchange, contracts: Contracts, defaults: Defaults
+        self, host: Host, exchange: Exchange, contracts: Contracts, defaults: Defaults
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         self.ended = Counts()
         self._is_running = False
         self._host = host
-        self._transport = transport
+        self._exchange = exchange
         self._contracts = contracts
         self._defaults = defaults
         self._responders = Responders()
@@ -154,7 +154,7 @@ class Registry:
 
     def close(self, subscription: Subscription) -> None:
         """Route nothing more to a subscription; what is queued is still handled; idempotent."""
-        self._transport.close(subscription)
+        self._exchange.close(subscription)
         self._responders.remove(subscription)
         self._ending.add(subscription)
         if subscription.queue is not None:
@@ -176,7 +176,7 @@ class Registry:
             if subscription in self._ending:
                 self.forget(subscription)
             elif not subscription.members:  # its iterator has ended, also if the bus begins anew
-                self._transport.close(subscription)
+                self._exchange.close(subscription)
         return abandoned
 
     def begin(self) -> None:
@@ -210,7 +210,7 @@ class Registry:
         if self._is_running:
             self._check_ability(subscription)
         self._responders.add(subscription)
-        subscription.source = self._transport.open(subscription)
+        subscription.source = self._exchange.open(subscription)
         self.subscriptions[name] = subscription
         return subscription
 
@@ -247,7 +247,7 @@ class Registry:
     ) -> Options:
         told = cast("HandlerOptions[Any]", given)
         is_named = bool(told.get("name") or told.get("group"))
-        can_do = self._transport.capabilities
+        can_do = self._exchange.capabilities
         is_durable = told.get("durable", is_named and can_do.durable)
         return Options(
             is_durable=bool(is_durable),
@@ -281,7 +281,7 @@ class Registry:
         )
 
     def _check_ability(self, subscription: Subscription) -> None:
-        flaw = _beyond(self._transport.capabilities, subscription)
+        flaw = _beyond(self._exchange.capabilities, subscription)
         if flaw is not None:
             raise UnsupportedByTransport(f"subscription {subscription.name!r}: {flaw}")
 

@@ -74,7 +74,7 @@ class Pace:
         return max(0.0, self._due - now)
 
 
-class _Source:
+class _Origin:
     """What contexts of a replay were delivered to: nobody, so that there is nothing to settle."""
 
     name = "replay"
@@ -137,7 +137,7 @@ class Replay(Generic[M_co]):
         self._clock = clock
         self._pace = None if speed is None else Pace(speed, clock)
         self._skips_invalid = skips_invalid
-        self._origin = _Source(patterns, clock, logger)
+        self._origin = _Origin(patterns, clock, logger)
         self._settled = Asked()
         self._settled.verdict = REPLAYED
         self._reading: Reading | None = None

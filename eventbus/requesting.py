@@ -69,7 +69,7 @@ class Requesting(Publishing):
 
     def __init__(
         self,
-        transport: Exchange,
+        exchange: Exchange,
         contracts: Contracts,
         clock: Clock,
         middleware: Iterable[PublishMiddleware],
@@ -78,12 +78,12 @@ class Requesting(Publishing):
         schedule_size: int,
     ) -> None:
         super().__init__(
-            transport, contracts, clock, middleware, timers=timers, schedule_size=schedule_size
+            exchange, contracts, clock, middleware, timers=timers, schedule_size=schedule_size
         )
         self._timers = timers
-        self.replies = Replies(clock, timers, transport.codec, transport.carrier)
-        if transport.carrier is not None:
-            transport.carrier.on_reply = self.replies.receive
+        self.replies = Replies(clock, timers, exchange.codec, exchange.carrier)
+        if exchange.carrier is not None:
+            exchange.carrier.on_reply = self.replies.receive
         self._ask_through = compose_publish(self._layers, self._accept_request)
         self._agreed: dict[object, tuple[str, Answer]] = {}
         self._answers: BoundedCache[object, Answer] = BoundedCache(REPLY_MODELS_KEPT)
@@ -312,7 +312,7 @@ class Requesting(Publishing):
         One function, as `publish` is: each call in it would cost a hundredth of a round trip.
         """
         route = self._routes.young.get(name) or await self._find_route(name)
-        if not self._feeds and self._transport.carrier is None:
+        if not self._feeds and self._exchange.carrier is None:
             raise UnsupportedByTransport(
                 f"a request to {name!r}: this transport carries none; ask on a bus in memory, say"
             )
@@ -358,8 +358,8 @@ class Requesting(Publishing):
         asking = self.replies.asking_at(reply_to_of(message))
         if asking is None:
             return message
-        if self._transport.carrier is not None:
-            return await self._send_request(message, route, asking, self._transport.carrier)
+        if self._exchange.carrier is not None:
+            return await self._send_request(message, route, asking, self._exchange.carrier)
         asking.awaited = min(asking.awaited, route.responders)
         asking.responders = route.answering
         route.expect_expiry()

@@ -52,10 +52,10 @@ class _QuickOutsideHandlers:
 class Routing:
     """What `EventBus` finds routes with."""
 
-    def __init__(self, transport: Exchange, contracts: Contracts) -> None:
+    def __init__(self, exchange: Exchange, contracts: Contracts) -> None:
         self.contracts = contracts
         self.probes: tuple[Probe, ...] = ()
-        self._transport = transport
+        self._exchange = exchange
         self._routes: BoundedCache[Topic[Any] | str, Route] = BoundedCache(ROUTES_KEPT)
         self._queues_kept = 0
         # Where `publish` finds what needs nothing but its route.
@@ -99,7 +99,7 @@ class Routing:
         name = self._name_of(topic)
         route = self._routes.get(topic)
         if route is None:
-            route = self._transport.route(name, self.contracts.schema_for(name))
+            route = self._exchange.route(name, self.contracts.schema_for(name))
             if self.probes:
                 route = ProbedRoute(route, self.probes)
             if self.keeps_routes:

@@ -37,7 +37,7 @@ class Sending(Routing):
 
     def __init__(
         self,
-        transport: Exchange,
+        exchange: Exchange,
         contracts: Contracts,
         clock: Clock,
         middleware: Iterable[PublishMiddleware],
@@ -45,7 +45,7 @@ class Sending(Routing):
         timers: Timers,
         schedule_size: int,
     ) -> None:
-        super().__init__(transport, contracts)
+        super().__init__(exchange, contracts)
         self.unmatched: int = 0
         # `publish` counts down to its next checkpoint, and what it has counted is summed up then:
         # one number to look at, where a count and a checkpoint of their own were 28 ns more.
@@ -58,7 +58,7 @@ class Sending(Routing):
             schedule_size, clock, timers, self.activity, self._send_due, self.logger
         )
         self._layers = check_publish_middleware(middleware)
-        self._feeds = transport.capabilities.feeds
+        self._feeds = exchange.capabilities.feeds
         self._is_careful = bool(self._layers) or not self._feeds
         if self._is_careful:
             self._quick_routes = {}
@@ -109,21 +109,21 @@ class Sending(Routing):
         route.check(message.payload)
 
     def _require_delay(self, topic: object) -> None:
-        if not self._transport.capabilities.delay:
+        if not self._exchange.capabilities.delay:
             raise UnsupportedByTransport(
                 f"a publish to {topic!r} with delay= or at=: this transport keeps nothing for "
                 "later; publish it when it is due"
             )
 
     async def _store(self, messages: Sequence[Message]) -> Sequence[Receipt]:
-        receipts = await self._transport.publish(messages)
+        receipts = await self._exchange.publish(messages)
         for probe in self.probes:
             for message in messages:
                 probe.on_published(message)
         return receipts
 
     def _check(self, topic: str, event: object) -> None:
-        self._transport.check(topic, event, self.contracts.schema_for(topic))
+        self._exchange.check(topic, event, self.contracts.schema_for(topic))
 
     # --- what a handler published -------------------------------------------------------------
 

@@ -1,6 +1,9 @@
-"""How numbers are put into words: in one way everywhere."""
+"""How numbers and suggestions are put into words: in one way everywhere."""
 
-__all__ = ("counted",)
+__all__ = ("counted", "did_you_mean")
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def counted(number: int, noun: str) -> str:
@@ -8,3 +11,9 @@ def counted(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun.removesuffix('y') + 'ies' if noun.endswith('y') else noun + 's'}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Suggest the nearest known word, as the end of a sentence; empty if none is near."""
+    near = get_close_matches(word, sorted(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard, cast
 
 from eventbus.bus import EventBus
 from eventbus.errors import InvalidOption
-from eventbus.publishing import did_you_mean
+from eventbus.wording import did_you_mean
 
 
 def load_bus(place: str, folder: Path, *, is_factory: bool) -> EventBus[Any]:

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from urllib.parse import parse_qsl, unquote
 
 from eventbus.errors import InvalidOption, InvalidPattern
-from eventbus.publishing import did_you_mean
 from eventbus.topics import check_pattern
 from eventbus.transports.sqlite.damage import Damaged
 from eventbus.transports.sqlite.limits import Limit, LimitName
 from eventbus.transports.sqlite.packing import Compression, check_installed
+from eventbus.wording import did_you_mean
 
 Durability: TypeAlias = Literal["full", "normal"]
 
