@@ -1,7 +1,7 @@
 """The bus: wiring and life cycle, no policy.
 
-Publishing is in `publisher.py`, registering in `router.py` and `registry.py`; on the other side of
-the task boundary `dispatch.py` takes over.
+Publishing is in `publisher.py`, asking in `requesting.py`, registering in `router.py` and
+`registry.py`; on the other side of the task boundary `dispatch.py` takes over.
 """
 
 __all__ = ("EventBus",)
