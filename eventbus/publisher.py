@@ -240,7 +240,7 @@ class Publishing(Sending):
         self._check(name, event)
         return write_message((name, None, traits), now, event)
 
-    # --- the careful way ----------------------------------------------------------------------
+    # --- the careful way --------------------------------------------------------------------
 
     async def _feed(self, route: Route, message: Message) -> list[Waiter[Entry]]:
         try:

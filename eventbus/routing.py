@@ -129,7 +129,7 @@ class Routing:
             raise InvalidTopic(f"{name!r} is the bus's own: publish to a topic without the '$'")
         return name
 
-    # --- what it asks of the bus --------------------------------------------------------------
+    # --- what it asks of the bus ------------------------------------------------------------
 
     def forget_routes_soon(self) -> None:
         """Work all routes out anew, also if this is not the thread that works them out."""

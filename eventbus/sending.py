@@ -66,7 +66,7 @@ class Sending(Routing):
         self._send = compose_publish(self._layers, accept)
         self._send_now = compose_publish(self._layers, self._accept_now)
 
-    # --- one message --------------------------------------------------------------------------
+    # --- one message ------------------------------------------------------------------------
 
     async def _accept(self, message: Message) -> Receipt:
         if (later := later_of(message)) is not None:
@@ -125,7 +125,7 @@ class Sending(Routing):
     def _check(self, topic: str, event: object) -> None:
         self._exchange.check(topic, event, self.contracts.schema_for(topic))
 
-    # --- what a handler published -------------------------------------------------------------
+    # --- what a handler published -----------------------------------------------------------
 
     async def send_all(self, messages: Sequence[Message]) -> None:
         """Send what a handler published: none of it where it is known that some will be refused.
@@ -173,7 +173,7 @@ class Sending(Routing):
         note_matched(message, route.matched)
         return route.feed(message)
 
-    # --- what is sent when nobody waits for it ------------------------------------------------
+    # --- what is sent when nobody waits for it ----------------------------------------------
 
     def _keep_for_later(self, message: Message, later: Later) -> Receipt:
         self._check(self._name_of(message.topic), message.payload)
@@ -202,7 +202,7 @@ class Sending(Routing):
             self.unmatched += len(messages)
         return waiters
 
-    # --- what has become of them --------------------------------------------------------------
+    # --- what has become of them ------------------------------------------------------------
 
     @property
     def accepted(self) -> int:

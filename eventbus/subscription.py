@@ -389,7 +389,7 @@ class Subscription:
         position = message.position if self.options.skips_replays else None
         return position is not None and position <= self.replayed_up_to
 
-    # --- what it asks of its transport ------------------------------------------------------
+    # --- what its transport asks of it ------------------------------------------------------
 
     @property
     def is_durable(self) -> bool:
@@ -425,30 +425,7 @@ class Subscription:
         """Count messages that it will never be given."""
         self.counts.lost += messages
 
-    # --- its messages ----------------------------------------------------------------------
-
-    def key_of(self, entry: Entry) -> str | None:
-        """Tell the key that orders an entry: `key=` of the event, else the message's own.
-
-        Raises:
-            InvalidOption: `key=` gave something that is no text; also whatever it raises itself.
-        """
-        if self.options.key is None:
-            traits = (entry if isinstance(entry, Message) else entry.message).head[2]
-            return None if traits is None else traits.key
-        key = cast("object", self.options.key(entry.event))
-        if isinstance(key, str):
-            return key
-        raise InvalidOption(
-            f"key= of subscription {self.name!r} gave {key!r}, of type {type(key).__name__}: let "
-            "it return a str, as str(...) makes one of an id; until then these deliveries fail"
-        )
-
-    def take_lagged(self, queue: DeliveryQueue[Entry]) -> int:
-        """Tell how many messages were dropped since this was last asked."""
-        lagged = queue.dropped - self.seen_dropped
-        self.seen_dropped = queue.dropped
-        return lagged
+    # --- what a context asks of it ----------------------------------------------------------
 
     @property
     def clock(self) -> Clock:
@@ -489,10 +466,37 @@ class Subscription:
         """Check what a handler publishes, and write its message."""
         return self.host.prepare(topic, event, options, cause)
 
-    @property
-    def has_lanes(self) -> bool:
-        """Whether keys matter: alone, a worker has those that queue in order by itself."""
-        return self.concurrency > 1 or (self.lanes is not None and bool(self.lanes.taken))
+    # --- its messages -----------------------------------------------------------------------
+
+    def key_of(self, entry: Entry) -> str | None:
+        """Tell the key that orders an entry: `key=` of the event, else the message's own.
+
+        Raises:
+            InvalidOption: `key=` gave something that is no text; also whatever it raises itself.
+        """
+        if self.options.key is None:
+            traits = (entry if isinstance(entry, Message) else entry.message).head[2]
+            return None if traits is None else traits.key
+        key = cast("object", self.options.key(entry.event))
+        if isinstance(key, str):
+            return key
+        raise InvalidOption(
+            f"key= of subscription {self.name!r} gave {key!r}, of type {type(key).__name__}: let "
+            "it return a str, as str(...) makes one of an id; until then these deliveries fail"
+        )
+
+    def slot_of(self, entry: Entry) -> str | None:
+        """Tell the key that orders an entry; none where a user's function fails to tell it."""
+        try:
+            return self.key_of(entry)
+        except Exception:  # noqa: BLE001 - the delivery itself will fail with it, at the worker
+            return None
+
+    def take_lagged(self, queue: DeliveryQueue[Entry]) -> int:
+        """Tell how many messages were dropped since this was last asked."""
+        lagged = queue.dropped - self.seen_dropped
+        self.seen_dropped = queue.dropped
+        return lagged
 
     def expect_expiry(self) -> None:
         """Look, from the next entry on, whether each has expired."""
@@ -507,7 +511,13 @@ class Subscription:
         expires_at = None if traits is None else traits.expires_at
         return expires_at is not None and self.host.clock.now() >= expires_at
 
-    # --- its life --------------------------------------------------------------------------
+    def put_back(self, entry: Entry) -> None:
+        """Put an entry to the front of the queue, into the place that was kept for it."""
+        is_back = self.queue is None or self.queue.restore(entry)
+        if not is_back and isinstance(entry, Delivery) and entry.lane is not None:
+            self.leave_lane(entry.lane)
+
+    # --- its queue, handlers and workers ----------------------------------------------------
 
     def ready_queue(self) -> DeliveryQueue[Entry]:
         """Give the queue, made now if this is the first message since the bus started."""
@@ -528,6 +538,21 @@ class Subscription:
             self.gates = self._new_gates()
             self.seen_dropped = 0
         return self.queue
+
+    def _new_gates(self) -> Sequence[Gate]:
+        layers = self.options.middleware
+        policies = innermost(layers, CircuitBreaker), innermost(layers, Throttle)
+        label = f"{self.host.logger.prefix}{self.name}"
+        return [one.gate(label, self.host.clock) for one in policies if one is not None]
+
+    def _start_worker(self) -> None:
+        worker = Worker(self, self._next_member())
+        self.workers.append(worker)
+        self.host.runtime.spawn(worker)
+
+    def _next_member(self) -> Member:
+        running = [worker.member for worker in self.workers]
+        return next(m for m in self.members if running.count(m) < m.concurrency)
 
     def add_member(self, member: Member) -> None:
         """Let one more handler share the messages."""
@@ -590,11 +615,12 @@ class Subscription:
         self.counts.abandoned += abandoned
         return abandoned
 
-    def put_back(self, entry: Entry) -> None:
-        """Put an entry to the front of the queue, into the place that was kept for it."""
-        is_back = self.queue is None or self.queue.restore(entry)
-        if not is_back and isinstance(entry, Delivery) and entry.lane is not None:
-            self.leave_lane(entry.lane)
+    # --- its lanes --------------------------------------------------------------------------
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether keys matter: alone, a worker has those that queue in order by itself."""
+        return self.concurrency > 1 or (self.lanes is not None and bool(self.lanes.taken))
 
     def leave_lane(self, key: str) -> None:
         """Open a key's lane for the next behind, which goes to the front of the queue."""
@@ -616,6 +642,8 @@ class Subscription:
                 if worker.lane is not None:
                     self.lanes.enter(worker.lane, worker.current)
                 worker.end_burst()
+
+    # --- whom a wait depends on -------------------------------------------------------------
 
     def blockers_of(self, reply_to: ReplyTo) -> Sequence[Worker]:
         """Name the workers of which one has to go on before a request is answered.
@@ -646,25 +674,3 @@ class Subscription:
         # queue it may turn out to be replaced.
         is_of_use = parked > 0 or self.options.overflow == "latest"
         return is_of_use and self.queue.held > self.lanes.set_aside
-
-    def _new_gates(self) -> Sequence[Gate]:
-        layers = self.options.middleware
-        policies = innermost(layers, CircuitBreaker), innermost(layers, Throttle)
-        label = f"{self.host.logger.prefix}{self.name}"
-        return [one.gate(label, self.host.clock) for one in policies if one is not None]
-
-    def _start_worker(self) -> None:
-        worker = Worker(self, self._next_member())
-        self.workers.append(worker)
-        self.host.runtime.spawn(worker)
-
-    def _next_member(self) -> Member:
-        running = [worker.member for worker in self.workers]
-        return next(m for m in self.members if running.count(m) < m.concurrency)
-
-    def slot_of(self, entry: Entry) -> str | None:
-        """Tell the key that orders an entry; none where a user's function fails to tell it."""
-        try:
-            return self.key_of(entry)
-        except Exception:  # noqa: BLE001 - the delivery itself will fail with it, at the worker
-            return None
