@@ -29,7 +29,7 @@ from eventbus.timers import Timers
 from eventbus.transports.base import Capabilities, Transport
 from eventbus.transports.exchange import Exchange
 from eventbus.transports.fed_exchange import FedExchange
-from eventbus.transports.memory import MemoryTransport
+from eventbus.transports.memory import MemoryExchange
 from eventbus.transports.sqlite import Settings, SqliteTransport
 from eventbus.wording import did_you_mean
 
@@ -72,7 +72,7 @@ def exchange_for(
     """
     scheme, rest = _split(url)
     if scheme == "memory":
-        return MemoryTransport(clock, timers, _codec_of_memory(rest))
+        return MemoryExchange(clock, timers, _codec_of_memory(rest))
     carrier = transport(url, clock)
     return FedExchange(carrier, timers, activity, schedule_size=schedule_size)
 

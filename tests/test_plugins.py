@@ -19,7 +19,7 @@ from eventbus.activity import Activity
 from eventbus.middleware import Timeout
 from eventbus.plugins import exchange_for
 from eventbus.timers import Timers
-from eventbus.transports.memory import MemoryTransport
+from eventbus.transports.memory import MemoryExchange
 from tests.installing import Installer
 
 JOBS = Topic("jobs", int)
@@ -93,7 +93,7 @@ def test_memory_carries_messages_in_this_process(url: str) -> None:
     """The scheme alone says it, in any case of letters."""
     clock = SystemClock()
 
-    assert isinstance(exchange_for(url, clock, Timers(clock), Activity()), MemoryTransport)
+    assert isinstance(exchange_for(url, clock, Timers(clock), Activity()), MemoryExchange)
 
 
 @pytest.mark.parametrize("scheme", ["nats", "redis", "sqlite3", "memori"])

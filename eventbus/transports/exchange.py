@@ -1,4 +1,4 @@
-"""Where subscriptions and publishers of one bus meet: `memory.py`, or `fed_exchange.py`."""
+"""Where subscriptions and publishers of one bus meet: in memory, or around a transport."""
 
 __all__ = ("Exchange",)
 
@@ -22,7 +22,7 @@ from eventbus.transports.route import Route
 
 
 class Exchange(Protocol):
-    """What the bus asks of the transport in memory, and of `FedExchange` for all others."""
+    """What the bus asks of `MemoryExchange`, and of `FedExchange` around any other transport."""
 
     @property
     def capabilities(self) -> Capabilities:

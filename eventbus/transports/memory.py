@@ -4,7 +4,7 @@ Publishing feeds the queues of the matching subscriptions itself, along a route 
 a transport keeps is here: retries that wait, and dead letters.
 """
 
-__all__ = ("MemorySource", "MemoryTransport")
+__all__ = ("MemoryExchange", "MemorySource")
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -28,28 +28,28 @@ from eventbus.waiters import wait_for_places
 
 
 class MemorySource:
-    """What a subscription has of the memory transport; its queue is fed by every publish."""
+    """What a subscription has of the exchange in memory; its queue is fed by every publish."""
 
-    __slots__ = ("_subscription", "_transport")
+    __slots__ = ("_exchange", "_subscription")
 
-    def __init__(self, transport: "MemoryTransport", subscription: Subscription) -> None:
-        self._transport = transport
+    def __init__(self, exchange: "MemoryExchange", subscription: Subscription) -> None:
+        self._exchange = exchange
         self._subscription = subscription
 
     async def settle(self, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
         """Set retries on their way and keep dead letters; done before it returns."""
         for delivery, outcome in outcomes:
             if isinstance(outcome, RetryLater):
-                self._transport.retry_later(self._subscription, delivery, outcome)
+                self._exchange.retry_later(self._subscription, delivery, outcome)
             elif isinstance(outcome, Dead):
-                self._transport.bury(self._subscription, outcome)
+                self._exchange.bury(self._subscription, outcome)
 
     def holds(self, delivery: Delivery) -> bool:
         """Tell that each is still to be begun: in memory none is left to wait elsewhere."""
         return True
 
 
-class MemoryTransport:
+class MemoryExchange:
     """Carries messages within the process; everything ends with the bus but its dead letters."""
 
     capabilities = Capabilities(
@@ -115,19 +115,19 @@ class MemoryTransport:
 
     # --- subscriptions ----------------------------------------------------------------------
 
-    def open(self, spec: Subscription) -> MemorySource:
+    def open(self, subscription: Subscription) -> MemorySource:
         """Route messages to a subscription from now on, without waiting."""
-        for pattern in spec.patterns:
-            self._tree.add(pattern, spec)
-        self._subscriptions[spec.name] = spec
-        return MemorySource(self, spec)
+        for pattern in subscription.patterns:
+            self._tree.add(pattern, subscription)
+        self._subscriptions[subscription.name] = subscription
+        return MemorySource(self, subscription)
 
-    def close(self, spec: Subscription) -> None:
+    def close(self, subscription: Subscription) -> None:
         """Route nothing more to a subscription; what is in its queue stays; idempotent."""
-        if self._subscriptions.get(spec.name) is spec:
-            del self._subscriptions[spec.name]
-            for pattern in spec.patterns:
-                self._tree.remove(pattern, spec)
+        if self._subscriptions.get(subscription.name) is subscription:
+            del self._subscriptions[subscription.name]
+            for pattern in subscription.patterns:
+                self._tree.remove(pattern, subscription)
 
     # --- retries ----------------------------------------------------------------------------
 
