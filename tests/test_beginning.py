@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from eventbus import Context, EventBus
+from eventbus import Context, EventBus, StoreCorrupt
 from eventbus.testing import ManualClock
 from eventbus.transports.base import Start
 from eventbus.transports.sqlite import cursors, searching
@@ -95,6 +95,21 @@ async def test_the_newest_is_the_last_that_is_wanted(
         await bus.join()
 
     assert heard == [(3, True), (7, False)]
+
+
+async def test_damage_is_told_when_it_is_read(opened: Opened, store: Path) -> None:
+    """And not when it is only passed in a search."""
+    async with opened() as bus:
+        for topic in ("a", "b"):
+            await bus.publish(topic, {})
+    with closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        connection.execute("UPDATE log SET topic = CAST(x'ff' AS TEXT) WHERE position = 2")
+    bus = opened()
+    note(bus, "a", name=None, start="last")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(StoreCorrupt, match="position 2 is damaged")):
+        async with bus:
+            await anyio.sleep(20)
 
 
 @NAMES

@@ -13,8 +13,10 @@ from eventbus import Context, EventBus
 from eventbus.middleware import DeadLetter
 from eventbus.testing import ManualClock
 from eventbus.transports.sqlite import cursors
+from eventbus.transports.sqlite.limits import Limit
 from eventbus.transports.sqlite.losses import Loss
 from eventbus.transports.sqlite.removal import remove_at, remove_up_to
+from eventbus.transports.sqlite.sweep import Sweep
 
 Opened: TypeAlias = Callable[..., EventBus]
 Heard: TypeAlias = dict[str, list[int | None]]
@@ -258,6 +260,15 @@ def claim(log: sqlite3.Connection, upto: int, most: int = 100) -> cursors.Taken 
     """Claim what was read up to a position, some while ago."""
     entries = [(position, None) for position in range(1, upto + 1)]
     return cursors.claim_new(log, 1, 1, entries=entries, seen=upto, most=most)
+
+
+def test_damaged_text_keeps_nothing_from_being_removed(log: sqlite3.Connection) -> None:
+    """Nor the publishers from being served, whose commits it shares."""
+    log.execute("UPDATE log SET topic = CAST(x'ff' AS TEXT) WHERE position = 3")
+
+    assert Sweep([Limit("max_count", 15)], 20, 0).round(log) == [1, 2, 3, 4, 5]
+    assert remove_up_to(log, 5, remember_since=0) == 5
+    assert claim(log, 6) == (6, frozenset({6}), Loss(1, 5, 1, 5))
 
 
 def test_what_was_read_and_then_removed_is_not_claimed(log: sqlite3.Connection) -> None:

@@ -1,6 +1,6 @@
 """What becomes of a record that is damaged, or missing though nobody has removed it."""
 
-__all__ = ("Damaged", "OnDamage", "leave_out", "policy_of", "stop")
+__all__ = ("Damaged", "OnDamage", "leave_out", "legible", "policy_of", "stop")
 
 import logging
 from collections.abc import Callable
@@ -36,3 +36,8 @@ def leave_out(what: str) -> None:
 def policy_of(damaged: Damaged) -> OnDamage:
     """Give what a URL asks for."""
     return stop if damaged == "stop" else leave_out
+
+
+def legible(digits: str) -> str:
+    """Make text of its bytes in hexadecimal, also where they are no text any more."""
+    return bytes.fromhex(digits).decode(errors="replace")

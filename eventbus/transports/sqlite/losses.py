@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
+from eventbus.transports.sqlite.damage import legible
 from eventbus.transports.sqlite.wanting import wants
 
 
@@ -67,14 +68,14 @@ def _unread(connection: sqlite3.Connection, where: str, which: int | str) -> Ite
     ).fetchone()
     for subscription, patterns, cursor in from_json(behind):
         (topics,) = connection.execute(
-            "SELECT json_group_array(json_array(topic, messages, first, last)) FROM ("
+            "SELECT json_group_array(json_array(hex(topic), messages, first, last)) FROM ("
             "SELECT topic, count(*) AS messages, min(position) AS first, max(position) AS last "
             f"FROM log WHERE {where} AND position > ? GROUP BY topic)",
             (which, cursor),
         ).fetchone()
         is_wanted = wants(from_json(patterns))
         for topic, *loss in from_json(topics):
-            if is_wanted(topic):
+            if is_wanted(legible(topic)):
                 yield Loss(subscription, *loss)
 
 

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from eventbus.transports.base import Start
 from eventbus.transports.sqlite.beginning import Begin
 from eventbus.transports.sqlite.clerks import Look
+from eventbus.transports.sqlite.damage import legible
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.log import first_and_last
 from eventbus.transports.sqlite.wanting import wants
@@ -101,13 +102,12 @@ def _last_until(
 
 def _newest_by_topic(connection: sqlite3.Connection, after: int, end: int) -> list[tuple[str, int]]:
     (topics,) = connection.execute(
-        "SELECT json_group_array(json_array(topic, newest)) FROM ("
+        "SELECT json_group_array(json_array(hex(topic), newest)) FROM ("
         "SELECT topic, max(position) AS newest FROM log WHERE position > ? AND position <= ? "
         "GROUP BY topic)",
         (after, end),
     ).fetchone()
-    found: list[tuple[str, int]] = from_json(topics)
-    return found
+    return [(legible(topic), newest) for topic, newest in from_json(topics)]
 
 
 def _micros(moment: datetime) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pydantic_core import from_json
 
 from eventbus.cache import BoundedCache
+from eventbus.transports.sqlite.damage import legible
 from eventbus.transports.sqlite.limits import Limit, limits_of
 
 PER_ROUND = 1000
@@ -61,7 +62,7 @@ class Sweep:
         The newest of all is never among them: it tells where the log ends.
         """
         (rows,) = connection.execute(
-            "SELECT json_group_array(json_array(position, topic, time, size)) FROM ("
+            "SELECT json_group_array(json_array(position, hex(topic), time, size)) FROM ("
             "SELECT position, topic, time, "
             "length(payload) + length(topic) + ifnull(length(traits), 0) + ? AS size "
             "FROM log WHERE position < ? ORDER BY position DESC LIMIT ?)",
@@ -74,8 +75,10 @@ class Sweep:
         return [position for position in reversed(beyond) if position < self.length]
 
     def _is_beyond(self, topic: str, time: int, size: int) -> bool:
+        """Tell of a record, its topic in hexadecimal, whether one of its limits has had enough."""
         meters = self._by_topic.get(topic)
         if meters is None:
-            meters = [self._meters[limit] for limit in limits_of(topic, tuple(self._meters))]
+            limits = limits_of(legible(topic), tuple(self._meters))
+            meters = [self._meters[limit] for limit in limits]
             self._by_topic.put(topic, meters)
         return any([meter.is_beyond(time, size) for meter in meters])  # noqa: C419 - each has to see it
