@@ -3,7 +3,7 @@
 Run as a program, with the name of one of `TRIALS` and what it takes; it prints one line of JSON.
 """
 
-__all__ = ("Mortal", "Say", "run_trial")
+__all__ = ("Mortal", "Say", "live_for", "live_to_say", "run_trial")
 
 import json
 import os
@@ -87,6 +87,15 @@ def live_for(mortal: Mortal, seconds: float) -> list[str]:
     """Let it live for a while after its first words, then kill it; give all it has said."""
     mortal.listen()
     time.sleep(seconds)
+    mortal.kill()
+    return mortal.words()
+
+
+def live_to_say(mortal: Mortal, many: int) -> list[str]:
+    """Let it live until it has said so many words, or has ended, then kill it; give all of them."""
+    said = 0
+    while said < many and (heard := mortal.listen()):
+        said += heard.count("\n")
     mortal.kill()
     return mortal.words()
 

@@ -24,11 +24,17 @@ from eventbus.message import Delivery
 from eventbus.transports.base import Ack, Outcome
 from eventbus.transports.sqlite import cursors
 from eventbus.transports.sqlite.durable import DurableSource
-from tests.faults.mortals import Mortal, Say, live_for
+from eventbus.transports.sqlite.settlements import Settlements
+from tests.faults.mortals import Mortal, Say, live_to_say
 
 EVENTS_PER_KILL = 40
+QUICK_EVENTS_PER_KILL = 100
+QUICK_WORDS = 60
 WORKERS = 4
 QUEUE = 8
+MOST_AGAIN = 2 * QUEUE + 1
+"""How many that are done may come again: of the batch that was being written, its queue's worth, as
+much of the batch behind it, and the one in hand."""
 
 
 # --- Acks before the handler ----------------------------------------------------------------------
@@ -55,7 +61,7 @@ def urgent(path: Path, kills: int) -> Mapping[str, object]:
     words: list[str] = []
     for _ in range(kills):
         mortal = Mortal(lambda say: anyio.run(begin_each, path, say))
-        words += live_for(mortal, random.uniform(0.0, 0.04))
+        words += live_to_say(mortal, random.randint(1, EVENTS_PER_KILL // 2))
     words += Mortal(lambda say: anyio.run(begin_each, path, say)).words()
     begun = Counter(word for word in words if word.startswith("begun"))
     killed = kills + 1 - words.count("ended")
@@ -79,6 +85,62 @@ async def settle_hastily(self: DurableSource, outcomes: Sequence[tuple[Delivery,
 
 
 settle_carefully = DurableSource.settle
+
+
+# --- Acks after the handler -----------------------------------------------------------------------
+
+
+async def handle_quickly(path: Path, say: Say) -> None:
+    """Handle one after the other, and wait for no ack."""
+    bus = EventBus(f"sqlite:///{path}")
+
+    @bus.on("work", name="quick", start="first", queue_size=QUEUE)
+    async def handle(event: dict[str, int], context: Context[Any]) -> None:
+        say(f"handled {event['n']}")
+
+    async with bus:
+        say("begun")
+        await bus.join()
+
+
+def batched(path: Path, kills: int) -> Mapping[str, object]:
+    """Kill one after the other; count what each had done that another does again."""
+    events = kills * QUICK_EVENTS_PER_KILL
+    anyio.run(publish, path, events)
+    done: list[set[str]] = []
+    for _ in range(kills):
+        mortal = Mortal(lambda say: anyio.run(handle_quickly, path, say))
+        done.append(_handled(live_to_say(mortal, random.randint(QUICK_WORDS // 2, QUICK_WORDS))))
+    done.append(_handled(Mortal(lambda say: anyio.run(handle_quickly, path, say)).words()))
+    later: set[str] = set()
+    again: list[int] = []
+    for one in reversed(done):
+        again.append(len(one & later))
+        later |= one
+    return {
+        "unhandled": events - len(later),
+        "most_again": max(again),
+        "killed_amid_work": sum(n > 0 for n in again),
+    }
+
+
+def _handled(words: Sequence[str]) -> set[str]:
+    return {word for word in words if word.startswith("handled")}
+
+
+def hoarding(path: Path, kills: int) -> Mapping[str, object]:
+    """Do the same where many acks are gathered before any is written: the control."""
+    with patch.object(Settlements, "flush", flush_rarely):
+        return batched(path, kills)
+
+
+def flush_rarely(self: Settlements) -> None:
+    """Write nothing until there is much, or no more to come."""
+    if len(vars(self)["_gathered"]) >= QUICK_EVENTS_PER_KILL:
+        flush_at_once(self)
+
+
+flush_at_once = Settlements.flush
 
 
 # --- Four workers ---------------------------------------------------------------------------------
@@ -156,14 +218,38 @@ def claim_and_forget(connection: sqlite3.Connection, *arguments: Any, **named: A
     return claimed
 
 
+def grasping(path: Path, kills: int) -> Mapping[str, object]:
+    """Do the same where each takes what others have taken: the control."""
+    with patch.object(cursors, "claim_new", claim_for_all):
+        return four(path, kills)
+
+
+def claim_for_all(
+    connection: sqlite3.Connection,
+    subscription: int,
+    session: int,
+    *,
+    entries: Sequence[tuple[int, str | None]],
+    **named: Any,
+) -> Any:
+    """Claim all that was read, whoever has taken it meanwhile."""
+    if entries:
+        connection.execute("DELETE FROM delivery WHERE position >= ?", entries[0][:1])
+        connection.execute("UPDATE subscription SET cursor = ? - 1", entries[0][:1])
+    return claim_carefully(connection, subscription, session, entries=entries, **named)
+
+
 claim_carefully = cursors.claim_new
 
 
 TRIALS: dict[str, Callable[[Path, int], Mapping[str, object]]] = {
     "urgent": urgent,
     "hasty": hasty,
+    "batched": batched,
+    "hoarding": hoarding,
     "four": four,
     "forgetful": forgetful,
+    "grasping": grasping,
 }
 
 if __name__ == "__main__":

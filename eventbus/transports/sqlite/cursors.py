@@ -290,7 +290,7 @@ def settle(
     """Write how deliveries ended; give how many of them were another's by then.
 
     What was freed meanwhile, but is with nobody yet, is settled by whoever had it: it has been
-    handled, and is not to be handled again.
+    handled, and is not to be handled again. What is given back is not counted.
     """
     over = [*outcomes.done, *(position for position, _ in outcomes.dead)]
     ours = _ours(connection, subscription, session, [p for p, _ in outcomes.dead])
@@ -305,19 +305,19 @@ def settle(
             (subscription, session, session, to_json(over).decode()),
         ).rowcount
     if outcomes.released:
-        settled += connection.execute(
+        connection.execute(
             "UPDATE delivery SET owner = NULL, attempts = max(0, attempts - suspect) "
             "WHERE subscription = ? AND owner = ? "
             "AND position IN (SELECT value FROM json_each(?))",
             (subscription, session, to_json(outcomes.released).decode()),
-        ).rowcount
+        )
     for position, attempts, due in outcomes.later:
         settled += connection.execute(
             "UPDATE delivery SET attempts = ?, due = ?, suspect = 0 "
             "WHERE subscription = ? AND position = ? AND owner = ?",
             (attempts, due, subscription, position, session),
         ).rowcount
-    return len(over) + len(outcomes.released) + len(outcomes.later) - settled
+    return len(over) + len(outcomes.later) - settled
 
 
 def _ours(

@@ -10,7 +10,7 @@ __all__ = ("DurableSource",)
 
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Self, TypeVar
 
@@ -80,6 +80,7 @@ class DurableSource:
         self._cursor = 0
         self._first_new: int | None = None
         self._held: dict[int, Delivery] = {}
+        self._closing: dict[str, int] = {}  # lanes, and the endings that close them
         self._is_calm = Pulse()
         self._needs_calm = False
         self._is_unsure = False
@@ -197,6 +198,7 @@ class DurableSource:
             most=most,
             is_calm=not self._held,
         )
+        self._forget_closed()
         claimed, self._needs_calm = await self._writer.ask(Change(recover))
         if not claimed:
             return []
@@ -205,11 +207,11 @@ class DurableSource:
         records = await self._reader.ask(Look(read))
         if lost := [position for position in positions if position not in records]:
             await self._give_up(lost)
-        return [
-            self._hold(one.position, message_of(records[one.position]), self._attempt(one))
+        return self._hold_all(
+            (one.position, message_of(records[one.position]), self._attempt(one))
             for one in claimed
             if one.position in records
-        ]
+        )
 
     async def _give_up(self, positions: Sequence[int]) -> None:
         """End deliveries whose records are gone, while some process had them, or are damaged."""
@@ -268,6 +270,7 @@ class DurableSource:
             most=most,
             is_sequenced=self.spec.is_sequenced,
         )
+        self._forget_closed()
         claimed = await self._writer.ask(Change(claim))
         if claimed is None:
             await self._begin_anew()
@@ -277,7 +280,7 @@ class DurableSource:
         passed = self._scan.take_up_to(self._cursor)
         self._may_have_free = self._may_have_free or len(ours) < len(passed)
         places = [one.position for one in passed if one.position in ours]
-        return [self._hold(place, messages[place], 1) for place in places]
+        return self._hold_all((place, messages[place], 1) for place in places)
 
     async def _begin_anew(self) -> None:
         """Begin as a new subscription: it was forgotten while it runs here."""
@@ -286,6 +289,28 @@ class DurableSource:
         anew = Change(self._establish)
         self._writer.submit(anew)
         await self._go_on(anew)
+
+    def _forget_closed(self) -> None:
+        """Forget lanes that the store knows to be closed, before something is taken."""
+        self._closing = {
+            lane: ending
+            for lane, ending in self._closing.items()
+            if not self._settlements.has_written(ending)
+        }
+
+    def _hold_all(self, taken: Iterable[tuple[int, Message, int]]) -> Sequence[Delivery]:
+        """Hold what was taken, but for what has to wait now.
+
+        Race: a dead letter of its key was noted meanwhile, and is, or will be, written after it was
+        taken. If it does not wait in the store by then, it is given back.
+        """
+        deliveries: list[Delivery] = []
+        for position, message, attempt in taken:
+            if self._closing and self.spec.order_of(message) in self._closing:
+                self._settlements.add((position, attempt, Released(), None))
+            else:
+                deliveries.append(self._hold(position, message, attempt))
+        return deliveries
 
     def _hold(self, position: int, message: Message, attempt: int) -> LaterDelivery:
         if position < 0 and (traits := message.head[2]) is not None:
@@ -319,7 +344,9 @@ class DurableSource:
             del self._held[position]
             self._is_calm.beat()
         behind = self._let_wait(delivery, outcome) if self.spec.is_sequenced else None
-        self._settlements.add((position, delivery.attempt, outcome, behind))
+        number = self._settlements.add((position, delivery.attempt, outcome, behind))
+        if behind is not None:
+            self._closing[behind.lane] = number
 
     def _let_wait(self, delivery: Delivery, outcome: Outcome) -> Behind | None:
         """Let go of what is to wait for a dead letter, if it has a key."""

@@ -40,12 +40,17 @@ class Settlements:
         self._progress = Pulse()
         self._is_closed = False
 
-    def add(self, ending: Ending) -> None:
-        """Note an ending, to be written soon."""
+    def add(self, ending: Ending) -> int:
+        """Note an ending, to be written soon; give the number it has among them."""
         self._noted += 1
         self._gathered.append(ending)
         if self._job is None:
             self.flush()
+        return self._noted
+
+    def has_written(self, number: int) -> bool:
+        """Tell whether an ending is written, as far as that is known in the loop."""
+        return self._written >= number
 
     def flush(self) -> None:
         """Have the writer write what there is, unless it is about to."""
