@@ -3,7 +3,7 @@
 import ast
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from eventbus import (
     InvalidOption,
     StoreError,
     Topic,
+    handlers,
 )
 from eventbus.middleware import DeadLetter, Retry
+from eventbus.transports.sqlite import cursors
 from eventbus.transports.sqlite.records import StoredMessage
 from tests.strange_records import store_record
 
@@ -275,37 +277,75 @@ async def test_errors_of_any_text_are_kept(store: Path, caplog: pytest.LogCaptur
 HOSTILE = ["'; DROP TABLE log; --", '" OR 1=1', "%", "_", "a%b", "--", "\\", "*", "[a-z]", "a'b"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../x", "a/b", "a\\b", ".", "..", "a.", "", "a b", "a\0", "a\n", "x" * 300, "ä", *HOSTILE[:3]],
-)
+FOUL_NAMES = ["../x", "a/b", "a\\b", ".", "..", "a.", "", "a b", "a\0", "a\n", "x" * 300, "ä"]
+ODD_NAMES = ["CON", "nul", "con", "aux.txt", "-rf", "events.db"]
+
+
+@pytest.mark.parametrize("name", [*FOUL_NAMES, *HOSTILE[:3]])
 def test_strange_names_are_refused(store: Path, name: str) -> None:
     """They are words with dots between: nothing that could name a file, or end a statement."""
     with pytest.raises(InvalidOption):
         EventBus(f"sqlite:///{store}").on("orders.*", name=name)(lambda event: None)
 
 
-def files_in(folder: Path) -> set[str]:
-    """Name what is in a folder."""
-    return {path.name for path in folder.iterdir()}
-
-
-async def test_no_name_makes_a_file(store: Path) -> None:
-    """Not even those that are devices elsewhere; and twins in other letters are two."""
+async def handle_under(names: Sequence[str], store: Path) -> list[str]:
+    """Handle an event under each of some names; give those that did."""
     bus, seen = EventBus(f"sqlite:///{store}"), list[str]()
 
     def noting(name: str) -> Callable[[object], None]:
         return lambda event: seen.append(name)
 
-    for name in ("CON", "nul", "con", "aux.txt", "-rf", "events.db"):
+    for name in names:
         bus.on("orders.*", name=name)(noting(name))
     async with bus:
         await bus.publish("orders.placed", {})
         await bus.join()
-        files = files_in(store.parent)
+    return seen
 
-    assert sorted(seen) == sorted(["CON", "nul", "con", "aux.txt", "-rf", "events.db"])
-    assert all(file.startswith("events.db") for file in files)
+
+def files_in(folder: Path) -> set[str]:
+    """Name what is in a folder, or below."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def look_away(name: object) -> None:
+    """Find no flaw in a name."""
+
+
+async def test_no_name_makes_a_file(store: Path) -> None:
+    """Not even those that are devices elsewhere; and twins in other letters are two."""
+    assert sorted(await handle_under(ODD_NAMES, store)) == sorted(ODD_NAMES)
+    assert all(file.startswith("events.db") for file in files_in(store.parent))
+
+
+async def test_no_name_makes_a_file_if_it_gets_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a strange name not be refused, it is a name still, and no path."""
+    monkeypatch.setattr(handlers, "_flaw_of_name", look_away)
+    (tmp_path / "here").mkdir()
+
+    await handle_under(FOUL_NAMES, tmp_path / "here" / "events.db")
+    files = files_in(tmp_path) - {"here"}
+    assert all(file.startswith("here/events.db") for file in files)
+
+
+async def test_that_a_file_by_such_a_name_would_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: where names are not looked at, and a subscription has a file of its name."""
+    monkeypatch.setattr(handlers, "_flaw_of_name", look_away)
+
+    def establish_in_a_file(connection: Any, name: str, *arguments: Any) -> Any:
+        (tmp_path / "here" / name).touch()
+        return establish(connection, name, *arguments)
+
+    establish = cursors.establish
+    monkeypatch.setattr(cursors, "establish", establish_in_a_file)
+    (tmp_path / "here").mkdir()
+
+    await handle_under(["../x"], tmp_path / "here" / "events.db")
+    assert "x" in files_in(tmp_path)
 
 
 @pytest.mark.parametrize(

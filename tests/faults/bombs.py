@@ -19,6 +19,7 @@ from backports import zstd
 from eventbus import EventBus
 from eventbus.middleware import DeadLetter, Retry
 from eventbus.transports.sqlite import packing
+from eventbus.transports.sqlite import zstd as unpacking
 from tests.strange_records import store_record
 
 PACKED_BYTES = 1024 * 1024
@@ -109,16 +110,18 @@ async def handle_all(path: Path) -> dict[str, object]:
         }
 
 
-def unbounded(folder: Path) -> dict[str, object]:
+def unbounded(folder: Path, kind: str) -> dict[str, object]:
     """Do the same where nothing is bounded, with a smaller bomb: the control."""
+    window = {int(zstd.DecompressionParameter.window_log_max): 27}
     with (
         patch.object(packing, "MOST_BYTES", UNPACKED_BYTES),
         patch.object(packing, "MOST_RATIO", UNPACKED_BYTES),
+        patch.object(unpacking, "_WINDOW", window),
     ):
-        return opened(folder, "zlib", 64 * MIB)
+        return opened(folder, kind, 64 * MIB)
 
 
 if __name__ == "__main__":
-    kind, place = sys.argv[1], Path(sys.argv[2])
-    found = unbounded(place) if kind == "unbounded" else opened(place, kind, UNPACKED_BYTES)
+    kind, place, *control = sys.argv[1:]
+    found = unbounded(Path(place), kind) if control else opened(Path(place), kind, UNPACKED_BYTES)
     print(json.dumps(found))  # noqa: T201 - its use

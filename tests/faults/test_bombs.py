@@ -31,8 +31,9 @@ def test_a_bomb_takes_no_memory(bomb: str, tmp_path: Path) -> None:
     assert reason.startswith("InvalidEvent: the payload at position 11 cannot be read: ")
 
 
-def test_that_memory_would_be_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bomb", ["zlib", "zstd", "tight"])
+def test_that_memory_would_be_seen(bomb: str, tmp_path: Path) -> None:
     """Control: where nothing is bounded, a sixteenth of that bomb takes more."""
-    found: Any = run_trial("tests.faults.bombs", "unbounded", str(tmp_path), seconds=180)
+    found: Any = run_trial("tests.faults.bombs", bomb, str(tmp_path), "unbounded", seconds=180)
 
     assert found["extra"] > ALLOWED_BYTES
