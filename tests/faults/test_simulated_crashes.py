@@ -25,10 +25,13 @@ from tests.faults.scale import full
 
 ORDERS = 12
 KEYS = "abc"
+TIME_LIMIT = 600.0  # seconds, of which none takes a tenth: one that hangs is told in a moment
 
 pytestmark = pytest.mark.timeout(3600)  # seconds, in full
 
-both_loops = simulate(seeds=full(2000, small=12), backends=("asyncio", "trio"))
+both_loops = simulate(
+    seeds=full(2000, small=12), backends=("asyncio", "trio"), time_limit=TIME_LIMIT
+)
 
 
 @dataclass
@@ -137,13 +140,28 @@ def test_that_each_flaw_would_be_seen(
 ) -> None:
     """Control: where a publish or an ack is not waited for, or who died keeps what it had."""
 
-    @simulate(seeds=60, time_limit=600.0)
+    @simulate(seeds=60, time_limit=TIME_LIMIT)
     async def live_dangerously(simulation: Simulation) -> None:
         await live_and_die(simulation, Diary())
 
     monkeypatch.setattr(owner, protection, without)
     with pytest.raises(AssertionError, match=flaw):
         live_dangerously()
+
+
+def test_that_a_program_without_an_end_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: where nothing that was handled is settled, some wait for ever, and that is told."""
+
+    @simulate(seeds=60, time_limit=TIME_LIMIT)
+    async def live_in_vain(simulation: Simulation) -> None:
+        await live_and_die(simulation, Diary())
+
+    async def settle_nothing(*_: object) -> None:
+        """Forget how deliveries ended."""
+
+    monkeypatch.setattr(DurableSource, "settle", settle_nothing)
+    with pytest.raises(TimeoutError):
+        live_in_vain()
 
 
 @simulate(seeds=1, backends=("asyncio", "trio"))
