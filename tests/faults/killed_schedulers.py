@@ -102,9 +102,11 @@ def keep_nothing(connection: sqlite3.Connection, records: Sequence[Record]) -> N
     """Acknowledge what is not written."""
 
 
-def depart_in_two_steps(connection: sqlite3.Connection, now: int, on_damage: OnDamage) -> int:
+def depart_in_two_steps(
+    connection: sqlite3.Connection, tell_time: Callable[[], int], on_damage: OnDamage
+) -> int:
     """Append what is due now, under ids of its own, and remove it another time."""
-    records = scheduled.due(connection, now, on_damage)
+    records = scheduled.due(connection, tell_time(), on_damage)
     append(connection, [[renamed(one) for one in records]], [])
     scheduled.remove(connection, [one.id for one in records if one.id in has_departed])
     has_departed.update(one.id for one in records)
