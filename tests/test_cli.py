@@ -385,6 +385,14 @@ def test_import_names_the_file_it_cannot_read(shell: Shell, tmp_path: Path) -> N
 # --- stats and top --------------------------------------------------------------------------------
 
 
+def test_who_looks_is_no_bus_that_has_it_open(shell: Shell) -> None:
+    """Neither for people nor for programs."""
+    shell("publish", "n", "1")
+
+    assert shell("stats", "--json").json[0]["buses"] == 0
+    assert shell("stats").lines[0].endswith("open in 0 buses")
+
+
 def test_stats_shows_a_table(shell: Shell) -> None:
     """Whoever looks sees the store, and how far each subscription is."""
     shell.give_up_on({"order_id": "o-1"})

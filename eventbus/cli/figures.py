@@ -135,7 +135,7 @@ def _summary(figures: StoreFigures) -> str:
         f"{counted(records, 'record')} up to position {figures.last:,}, {removed}{lost}"
         f"{size(figures.size)}, "
         f"{scheduled}{counted(figures.dead_letters, 'dead letter')}, open in "
-        f"{counted(figures.buses - 1, 'bus', 'buses')}"
+        f"{counted(figures.buses, 'bus', 'buses')}"
     )
 
 

@@ -8,7 +8,7 @@ __all__ = ("Pages", "Reread", "Store", "Url", "opened")
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, TypeAlias
 
@@ -152,14 +152,15 @@ class Store:
         return Reread(self._portal, self._portal.call(read))
 
     def figures(self) -> StoreFigures:
-        """Read what it holds.
+        """Read what it holds; this bus, which only looks, is none of those that have it open.
 
         Raises:
             UnsupportedByTransport: It does not tell.
         """
         if not isinstance(self._transport, KeepsFigures):
             raise UnsupportedByTransport("the transport of this URL tells no figures of its store")
-        return self._portal.call(self._transport.figures)
+        figures = self._portal.call(self._transport.figures)
+        return replace(figures, buses=figures.buses - 1)
 
     def read_on_behind_damage(self, tell: Callable[[str], None]) -> None:
         """Have told what is damaged from now on, and what is behind it given; where it can be."""

@@ -3,7 +3,7 @@
 Run as a program, with the name of one of `TRIALS` and what it takes; it prints one line of JSON.
 """
 
-__all__ = ("Mortal", "Say", "live_for", "live_to_say", "run_trial")
+__all__ = ("Mortal", "Say", "live_for", "live_to_say", "run_trial", "words_of_all")
 
 import json
 import os
@@ -24,10 +24,10 @@ class Mortal:
     """A forked process that does something, and what it says."""
 
     def __init__(self, live: Callable[[Say], None]) -> None:
-        self._ear, mouth = os.pipe()
+        self.ear, mouth = os.pipe()
         self.process = os.fork()
         if self.process == 0:
-            os.close(self._ear)
+            os.close(self.ear)
             self._live(live, mouth)
         os.close(mouth)
         self._heard = b""
@@ -44,13 +44,13 @@ class Mortal:
 
     def listen(self) -> str:
         """Wait for the next words; empty when the process has ended."""
-        heard = os.read(self._ear, 65_536)
+        heard = os.read(self.ear, 65_536)
         self._heard += heard
         return heard.decode()
 
     def overhear(self) -> None:
         """Take in what it has said by now: a pipe that is full would hold it up."""
-        while select.select([self._ear], [], [], 0)[0] and self.listen():
+        while select.select([self.ear], [], [], 0)[0] and self.listen():
             pass
 
     def kill(self) -> None:
@@ -75,12 +75,22 @@ class Mortal:
         while self.listen():
             pass
         os.waitpid(self.process, 0)
-        os.close(self._ear)
+        os.close(self.ear)
         return self._heard.decode().split("\n")[:-1]
 
 
 def _write(mouth: int, word: str) -> None:
     os.write(mouth, f"{word}\n".encode())
+
+
+def words_of_all(mortals: Sequence[Mortal]) -> list[list[str]]:
+    """Wait for their ends, and hear whoever speaks: a pipe that is full would hold one up."""
+    speaking = {mortal.ear: mortal for mortal in mortals}
+    while speaking:
+        for ear in select.select(list(speaking), [], [])[0]:
+            if not speaking[ear].listen():
+                del speaking[ear]
+    return [mortal.words() for mortal in mortals]
 
 
 def live_for(mortal: Mortal, seconds: float) -> list[str]:

@@ -31,7 +31,7 @@ from eventbus.transports.sqlite import clerks, cursors, durable, neighbours, req
 from eventbus.transports.sqlite.cursors import Claimed, Outcomes
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.settlements import Settlements
-from tests.faults.mortals import Mortal, Say
+from tests.faults.mortals import Mortal, Say, words_of_all
 from tests.faults.scale import full
 
 EVENTS = 20
@@ -297,7 +297,7 @@ def keys(path: Path) -> dict[str, object]:
     """Let four processes handle them, and one what they leave to each other."""
     anyio.run(publish_keys, path)
     four = [Mortal(lambda say: anyio.run(work_on_keys, path, say)) for _ in range(4)]
-    told = [mortal.words() for mortal in four]
+    told = words_of_all(four)
     told.append(Mortal(lambda say: anyio.run(work_on_keys, path, say)).words())
     attempts = [read_attempt(word) for words in told for word in words]
     by_key: defaultdict[str, list[Attempt]] = defaultdict(list)

@@ -226,7 +226,7 @@ def test_without_its_checksum_a_gap_would(
         remove_at(connection, [5, 6], remember_since=0)
         connection.execute("DELETE FROM log WHERE position = 7")
         connection.execute("UPDATE gap SET last = 7")
-    with pytest.raises(StoreCorrupt, match="position 5 is missing"):
+    with pytest.raises(StoreCorrupt, match="positions 5 to 7 are missing"):
         numbers_in(store)
 
     def believe(first: int, last: int) -> int:

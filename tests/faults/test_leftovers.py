@@ -269,8 +269,8 @@ class Mess:
         self._objects.append(Shop())
 
     def leave_memory(self) -> None:
-        """Leave memory that is no object of the collector's."""
-        self._objects.append(b"x" * (MOST_GROWTH // 50))
+        """Leave memory that is no object of the collector's; some may be paged out."""
+        self._objects.append(b"x" * (MOST_GROWTH // 10))
 
     def tidy_up(self) -> None:
         """Take it all away."""

@@ -184,6 +184,7 @@ async def storm(simulation: Simulation) -> tuple[dict[int, list[float]], list[fl
         for _ in range(60):
             await bus.publish("quiet", {"at": clock.monotonic()})
             await anyio.sleep(1.0)
+        await bus.join()
     return tried, waits
 
 
