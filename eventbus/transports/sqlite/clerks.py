@@ -104,7 +104,7 @@ class Writer:
     def serve(self, jobs: Sequence[Job[object]]) -> None:
         """Do jobs in one transaction: all of them, or none if the store fails."""
         self._naps = 0
-        if self._reserve.is_used:
+        if self._reserve.is_short:
             self._reserve.take()
         if self._reserve.is_used:
             jobs = _but_records(jobs, full_disk(self._path))

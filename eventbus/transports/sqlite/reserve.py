@@ -24,6 +24,14 @@ class Reserve:
         self._file: IO[bytes] | None = None
         self.is_used = False  # given up, and not taken again yet
 
+    @property
+    def is_short(self) -> bool:
+        """Whether more could be held, if there is more room by now: looked at before each commit.
+
+        Later would be too late: who made room may fill it at once.
+        """
+        return self.is_used or (self._file is not None and self._size < MOST_BYTES)
+
     def take(self) -> None:
         """Hold it, or more of it: half of the room there is, and no less than ever before."""
         with suppress(OSError):  # a store can do without it
