@@ -1,10 +1,13 @@
-"""What the tests of the core share: time in their own hands, and real data to feed."""
+"""What the tests of the core share: time in their own hands, a store, and real data to feed."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from eventbus import EventBus
 from eventbus.testing import ManualClock
 
 
@@ -12,6 +15,22 @@ from eventbus.testing import ManualClock
 def clock() -> ManualClock:
     """Give a clock that moves only by `await clock.advance(seconds)`."""
     return ManualClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Give the path of a store that is not there yet."""
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def opened(store: Path) -> Callable[..., EventBus]:
+    """Give what makes a bus on the store."""
+
+    def open_bus(query: str = "", **options: Any) -> EventBus:
+        return EventBus(f"sqlite:///{store}{query}", **options)
+
+    return open_bus
 
 
 @pytest.fixture(scope="session")

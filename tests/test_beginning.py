@@ -25,22 +25,6 @@ NAMES = pytest.mark.parametrize("name", ["audit", None])
 STEPS = pytest.mark.parametrize("step", [1, 2, 3, 100])
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
-def opened(store: Path) -> Opened:
-    """Give what makes a bus on the store."""
-
-    def open_bus(**options: Any) -> EventBus:
-        return EventBus(f"sqlite:///{store}", **options)
-
-    return open_bus
-
-
 def note(
     bus: EventBus, pattern: str = "*", *, name: str | None, start: Start
 ) -> list[tuple[int | None, bool]]:

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import anyio
 import pytest
@@ -30,22 +30,6 @@ TOLD = [
     "the records at positions 7 to 8 are missing",
 ]
 SOUND = [1, 4, 6, 9]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
-def opened(store: Path) -> Opened:
-    """Give what makes a bus on the store."""
-
-    def open_bus(query: str = "", **options: Any) -> EventBus:
-        return EventBus(f"sqlite:///{store}{query}", **options)
-
-    return open_bus
 
 
 def change(store: Path, *statements: str) -> None:

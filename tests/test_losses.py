@@ -23,22 +23,6 @@ Heard: TypeAlias = dict[str, list[int | None]]
 NOTHING: dict[str, int] = {}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
-def opened(store: Path) -> Opened:
-    """Give what makes a bus on the store."""
-
-    def open_bus(query: str = "", **options: Any) -> EventBus:
-        return EventBus(f"sqlite:///{store}{query}", **options)
-
-    return open_bus
-
-
 def rows(store: Path, statement: str) -> list[Any]:
     """Read from the file, as another program would."""
     with closing(sqlite3.connect(store)) as connection:

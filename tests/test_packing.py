@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import anyio
 import pytest
@@ -26,22 +26,6 @@ PROSE = b" ".join(b"%d little words" % number for number in range(500))
 
 class Note(BaseModel):
     text: str
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
-def opened(store: Path) -> Opened:
-    """Give what makes a bus on the store."""
-
-    def open_bus(query: str = "", **options: Any) -> EventBus:
-        return EventBus(f"sqlite:///{store}{query}", **options)
-
-    return open_bus
 
 
 def content_types(store: Path, table: str = "log") -> list[str]:

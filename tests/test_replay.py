@@ -48,22 +48,6 @@ ORDER = Topic("orders.placed", Order)
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
-def opened(store: Path) -> Opened:
-    """Give what makes a bus on the store."""
-
-    def open_bus(query: str = "", **options: Any) -> EventBus:
-        return EventBus(f"sqlite:///{store}{query}", **options)
-
-    return open_bus
-
-
 async def fill(bus: EventBus, count: int, topic: str = "orders.placed") -> None:
     """Publish so many, numbered from 1 on."""
     await bus.publish_many(topic, [{"n": n} for n in range(1, count + 1)])

@@ -25,25 +25,9 @@ NOTHING: dict[str, int] = {}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
 def shell(store: Path) -> Shell:
     """Give the commands that look after the store."""
     return Shell(f"sqlite:///{store}")
-
-
-@pytest.fixture
-def opened(store: Path) -> Opened:
-    """Give what makes a bus on the store."""
-
-    def open_bus(query: str = "", **options: Any) -> EventBus:
-        return EventBus(f"sqlite:///{store}{query}", **options)
-
-    return open_bus
 
 
 def rows(store: Path, statement: str) -> list[Any]:

@@ -22,12 +22,6 @@ SEQUENCED = DeadLetter(sequenced=True)
 CONCURRENCY = pytest.mark.parametrize("concurrency", [1, 4])
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
 class Work:
     """A bus on the store with one durable handler, what that was given, and what it refuses."""
 

@@ -39,12 +39,6 @@ ORDER = Topic("orders.placed", Order)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
 def bus(store: Path) -> EventBus:
     """Give a bus on the store."""
     return EventBus(f"sqlite:///{store}")

@@ -36,12 +36,6 @@ class Anything(BaseModel, extra="allow"):
     pass
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
 # --- stored by another program --------------------------------------------------------------------
 
 SOUND = b'{"order_id": "o-1"}'

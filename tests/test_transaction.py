@@ -22,12 +22,6 @@ INSERT = "INSERT INTO effect (n) VALUES (?)"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Give the path of a store that is not there yet."""
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
 def bus(store: Path) -> EventBus:
     """Give a bus on the store, which keeps dead letters."""
     return EventBus(f"sqlite:///{store}", middleware=[DeadLetter()])
