@@ -11,14 +11,12 @@ __all__ = (
     "is_pear",
     "never",
     "three",
-    "until",
 )
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
 
 from eventbus import (
@@ -62,13 +60,6 @@ async def fail(question: Question) -> Quote:
 def is_pear(question: Question) -> bool:
     """Ask for the one thing some responders have."""
     return question.sku == "pear"
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a state."""
-    with anyio.fail_after(10):
-        while not is_so():
-            await checkpoint()
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from eventbus.cli.run import SafeFormatter
 from eventbus.cli.show import progress
 from eventbus.errors import StoreError
 from tests.shell import Shell
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 
@@ -390,13 +391,6 @@ raise SystemExit(needed - 1 if signals else 3)
 def child(folder: Path, signals: int = 1) -> Sequence[str]:
     """Write the command of a child that ends at its first or second signal, with code 0 or 1."""
     return [sys.executable, "-c", CHILD, str(folder), str(signals)]
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a state that nothing tells of."""
-    with anyio.fail_after(30):
-        while not is_so():  # noqa: ASYNC110 - there is no event for it
-            await anyio.sleep(0.01)
 
 
 def count(folder: Path, what: str) -> int:

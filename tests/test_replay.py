@@ -36,6 +36,7 @@ from eventbus.replay import Pace
 from eventbus.testing import ManualClock
 from eventbus.transports.sqlite import Settings, SqliteTransport, newest, reading, searching
 from eventbus.transports.sqlite.log import Page, read_between
+from tests.waiting import until
 
 Opened: TypeAlias = Callable[..., EventBus]
 
@@ -62,13 +63,6 @@ async def take_all(replay: AsyncIterator[Context[Any]], taken: list[int | None])
     """Read to the end, and note the positions of what was given."""
     async for context in replay:
         taken.append(context.message.position)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a state that nothing tells of."""
-    with anyio.fail_after(20):
-        while not is_so():  # noqa: ASYNC110 - there is no event for it
-            await anyio.sleep(0.005)
 
 
 def change(store: Path, statement: str) -> None:

@@ -27,7 +27,8 @@ from eventbus.middleware import PublishNext, Retry
 from eventbus.replies import Asking, Replies
 from eventbus.subscription import Subscription
 from eventbus.testing import ManualClock
-from tests.pricing import APPLE, QUOTE, Question, Quote, asking, fail, never, three, until
+from tests.pricing import APPLE, QUOTE, Question, Quote, asking, fail, never, three
+from tests.waiting import until
 
 # --- Deadlines ------------------------------------------------------------------------------------
 

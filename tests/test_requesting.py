@@ -20,7 +20,8 @@ from eventbus import (
 from eventbus.message import Message, Receipt
 from eventbus.middleware import Filter, PublishNext
 from eventbus.testing import ManualClock
-from tests.pricing import APPLE, OFFERS, QUOTE, Question, Quote, asking, is_pear, three, until
+from tests.pricing import APPLE, OFFERS, QUOTE, Question, Quote, asking, is_pear, three
+from tests.waiting import until
 
 
 def asks_for_pear(context: Context[Question]) -> bool:

@@ -32,8 +32,8 @@ from tests.pricing import (
     asking,
     fail,
     three,
-    until,
 )
+from tests.waiting import until
 
 CLOSED = TypedDict("CLOSED", {"pricing.quote": Question})
 

@@ -1,7 +1,7 @@
 """`DeadLetter(sequenced=True)`: what comes behind a dead letter of its key waits for it."""
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from eventbus.transports.sqlite import letters
 from eventbus.transports.sqlite.sequence import Behind
 from eventbus.transports.sqlite.settlements import Settlements
 from eventbus.transports.sqlite.survey import survey
+from tests.waiting import until
 
 SEQUENCED = DeadLetter(sequenced=True)
 CONCURRENCY = pytest.mark.parametrize("concurrency", [1, 4])
@@ -368,10 +369,3 @@ def parity(event: Mapping[str, int]) -> str:
 
 async def ignore(event: object) -> None:
     """Do nothing."""
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a state that nothing tells of."""
-    with anyio.fail_after(30):
-        while not is_so():  # noqa: ASYNC110 - there is no event for it
-            await anyio.sleep(0.01)

@@ -31,6 +31,7 @@ from eventbus.middleware import DeadLetter, Retry
 from eventbus.testing import ManualClock
 from eventbus.transports.sqlite import sessions
 from eventbus.transports.sqlite.presence import this_place
+from tests.waiting import until
 
 Opened: TypeAlias = Callable[..., EventBus]
 
@@ -99,13 +100,6 @@ def open_descriptors() -> int:
 def contents(store: Path) -> bytes:
     """Read a file."""
     return store.read_bytes()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a state that nothing tells of."""
-    with anyio.fail_after(30):
-        while not is_so():  # noqa: ASYNC110 - there is no event for it
-            await anyio.sleep(0.01)
 
 
 def rows(store: Path, query: str) -> list[tuple[Any, ...]]:

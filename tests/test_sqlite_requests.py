@@ -24,6 +24,7 @@ from eventbus.answers import Failure, Kind, WrittenReply, read_answer, write_ans
 from eventbus.middleware import DeadLetter
 from eventbus.testing import ManualClock
 from eventbus.transports.sqlite import requests
+from tests.waiting import until
 
 Opened: TypeAlias = Callable[..., EventBus]
 
@@ -59,13 +60,6 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     """Look into a store."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a state that nothing tells of."""
-    with anyio.fail_after(30):
-        while not is_so():  # noqa: ASYNC110 - there is no event for it
-            await anyio.sleep(0.005)
 
 
 def respond(bus: EventBus, **options: Any) -> list[Any]:

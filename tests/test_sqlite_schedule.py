@@ -18,6 +18,7 @@ from eventbus.transports.figures import KeepsFigures
 from eventbus.transports.sqlite import scheduled
 from eventbus.transports.sqlite import store as store_module
 from eventbus.transports.sqlite.damage import OnDamage
+from tests.waiting import until
 
 Opened: TypeAlias = Callable[..., EventBus]
 
@@ -61,13 +62,6 @@ def ear_of(bus: EventBus, name: str | None = "ear") -> Ear:
     ear = Ear()
     bus.on("bells", model=object, name=name)(ear)
     return ear
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a state that nothing tells of."""
-    with anyio.fail_after(30):
-        while not is_so():  # noqa: ASYNC110 - there is no event for it
-            await anyio.sleep(0.005)
 
 
 async def advance_until(clock: ManualClock, is_so: Callable[[], bool]) -> None:

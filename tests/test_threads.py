@@ -32,6 +32,7 @@ from eventbus.inbox import INBOX_SIZE
 from eventbus.middleware import DeadLetter, PublishNext, Timeout
 from eventbus.testing import ManualClock
 from eventbus.threads import Threads
+from tests.waiting import until
 
 R = TypeVar("R")
 
@@ -129,12 +130,6 @@ class Number(BaseModel, frozen=True):
 
 
 NUMBER = Topic("numbers.checked", Number)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a state that a thread brings about."""
-    while not is_so():
-        await checkpoint()
 
 
 async def in_thread(function: Callable[[], R]) -> R:
@@ -428,17 +423,20 @@ async def test_a_full_queue_that_refuses_others_lets_threads_wait() -> None:
 
 
 async def test_stuck_threads_are_counted_and_named_at_the_end(
-    caplog: pytest.LogCaptureFixture,
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After a time-out they run on; the bus closes without them, and says whose they are."""
-    bus, release = EventBus(), ThreadEvent()
+    bus, began, release = EventBus(clock=clock), ThreadEvent(), ThreadEvent()
 
-    @bus.on("orders.created", name="billing", middleware=[Timeout(0.05)])
+    @bus.on("orders.created", name="billing", middleware=[Timeout(1.0)])
     def bill(event: object) -> None:
+        began.set()
         release.wait(30)
 
     async with bus:
         await bus.publish("orders.created", {})
+        await until(began.is_set)
+        await clock.advance(2.0)
         await bus.join()
         stuck = bus.runtime.threads.stuck
     release.set()
@@ -449,19 +447,22 @@ async def test_stuck_threads_are_counted_and_named_at_the_end(
     assert "handlers still run in 1 thread, of billing" in warning
 
 
-async def test_a_thread_that_returns_in_the_end_is_stuck_no_more() -> None:
+async def test_a_thread_that_returns_in_the_end_is_stuck_no_more(clock: ManualClock) -> None:
     """Its place is free again."""
-    bus, release = EventBus(threads=1), ThreadEvent()
+    bus, began, release = EventBus(clock=clock, threads=1), ThreadEvent(), ThreadEvent()
     heard: list[int] = []
 
-    @bus.on("orders.created", middleware=[Timeout(0.05)])
+    @bus.on("orders.created", middleware=[Timeout(1.0)])
     def bill(event: dict[str, int]) -> None:
         if event["n"] == 1:
+            began.set()
             release.wait(30)
         heard.append(event["n"])
 
     async with bus:
         await bus.publish("orders.created", {"n": 1})
+        await until(began.is_set)
+        await clock.advance(2.0)
         await until(lambda: len(bus.runtime.threads.stuck) == 1)
         release.set()
         await until(lambda: not bus.runtime.threads.stuck)
@@ -494,16 +495,21 @@ def test_the_interpreter_exits_though_a_thread_is_stuck(backend: str) -> None:
 import threading, anyio
 from eventbus import EventBus
 from eventbus.middleware import Timeout
+from eventbus.testing import ManualClock
 
-bus = EventBus(drain_timeout=5)
+clock, began = ManualClock(), threading.Event()
+bus = EventBus(clock=clock)
 
-@bus.on("orders.created", name="billing", middleware=[Timeout(0.1)])
+@bus.on("orders.created", name="billing", middleware=[Timeout(1.0)])
 def bill(event: object) -> None:
+    began.set()
     threading.Event().wait()
 
 async def main() -> None:
     async with bus:
         await bus.publish("orders.created", {{}})
+        await anyio.to_thread.run_sync(began.wait)
+        await clock.advance(2.0)
 
 anyio.run(main, backend={backend!r})
 print("ended")
@@ -541,14 +547,14 @@ async def test_a_handler_in_a_thread_reaches_its_loop_and_may_run_another() -> N
     assert seen == ["from the loop", "from another"]
 
 
-async def test_a_deserted_thread_can_learn_that_it_is() -> None:
+async def test_a_deserted_thread_can_learn_that_it_is(clock: ManualClock) -> None:
     """`anyio.from_thread.check_cancelled` raises after the time-out."""
-    bus = EventBus()
+    bus, began, ended = EventBus(clock=clock), ThreadEvent(), ThreadEvent()
     told: list[bool] = []
-    ended = ThreadEvent()
 
-    @bus.on("orders.created", middleware=[Timeout(0.05)])
+    @bus.on("orders.created", middleware=[Timeout(1.0)])
     def bill(event: object) -> None:
+        began.set()
         try:
             while not ended.wait(0.01):
                 anyio.from_thread.check_cancelled()
@@ -558,6 +564,8 @@ async def test_a_deserted_thread_can_learn_that_it_is() -> None:
 
     async with bus:
         await bus.publish("orders.created", {})
+        await until(began.is_set)
+        await clock.advance(2.0)
         await bus.join()
         await until(lambda: bool(told))
     ended.set()

@@ -1,6 +1,6 @@
 """A program on a store is recorded, the power cut, and what is left held against what it said."""
 
-__all__ = ("Cut", "cuts", "end_of", "flaws", "record_use")
+__all__ = ("HARSH", "Cut", "cuts", "end_of", "flaws", "record_use")
 
 import shutil
 import sys
@@ -17,6 +17,7 @@ from tests.faults.power_cuts import RECORDER, Recording, Tear, record
 from tests.faults.power_user import listen_all, listen_once
 
 RATES = (0.0, 0.5, 0.9)
+HARSH = (0.9,)
 TEARS: tuple[Tear, ...] = ("writes", "sectors")
 
 
@@ -40,12 +41,19 @@ class Cut(NamedTuple):
     chance: Random
 
 
-def cuts(recording: Recording, many: int, *, seed: int = 0, after: int = 1) -> Iterator[Cut]:
+def cuts(
+    recording: Recording,
+    many: int,
+    *,
+    seed: int = 0,
+    after: int = 1,
+    rates: tuple[float, ...] = RATES,
+) -> Iterator[Cut]:
     """Give cuts by chance; alike in every run on the same recording."""
     chance = Random(seed)
     for _ in range(many):
         moment = chance.randint(after, len(recording.steps))
-        yield Cut(moment, chance.choice(RATES), chance.choice(TEARS), chance)
+        yield Cut(moment, chance.choice(rates), chance.choice(TEARS), chance)
 
 
 def end_of(recording: Recording) -> Cut:
@@ -103,13 +111,14 @@ async def _open_again(store: Path) -> _Found:
 
 def _what_is_wrong(recording: Recording, moment: int, found: _Found) -> str:
     """Hold what was found against what had been said; empty if all is well."""
+    told: list[str] = []
     stored = recording.words_until(moment, "stored")
     begun = recording.words_until(moment, "begun")
     handled = recording.words_until(moment, "handled")
     if lost := stored - found.log:
-        return f"{len(lost)} of {len(stored)} acknowledged are lost"
+        told.append(f"{len(lost)} of {len(stored)} acknowledged are lost")
     if again := begun & found.once:
-        return f"{len(again)} of {len(begun)} acked are delivered again"
+        told.append(f"{len(again)} of {len(begun)} acked are delivered again")
     if unhandled := stored - handled - found.all:
-        return f"{len(unhandled)} are never handled"
-    return ""
+        told.append(f"{len(unhandled)} are never handled")
+    return ", ".join(told)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.power_cuts import FOLDER, Recording, Sync
-from tests.faults.power_trials import cuts, flaws, record_use
+from tests.faults.power_trials import HARSH, cuts, flaws, record_use
 from tests.faults.scale import full
 
 RECORDINGS = full(10, small=1)
 IMAGES = full(500, small=50)  # of each recording
-FEW = 24  # of a control
+FEW = 40  # of a control, of which some 28 show a flaw
 
 pytestmark = pytest.mark.timeout(3600)  # seconds, in full
 
@@ -40,7 +40,7 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None
 def test_that_a_loss_would_be_seen(tmp_path: Path) -> None:
     """Control: without a sync of each commit, much that was acknowledged, or acked, is not so."""
     recording = record_use(tmp_path, "normal")
-    told = flaws(recording, tmp_path, cuts(recording, FEW))
+    told = flaws(recording, tmp_path, cuts(recording, FEW, rates=HARSH))
 
     assert len(told) > FEW // 4
     assert any("are lost" in flaw for flaw in told)
@@ -53,4 +53,4 @@ def test_that_a_lost_file_would_be_seen(tmp_path: Path) -> None:
     steps = [one for one in recording.steps if not (isinstance(one, Sync) and one.file == FOLDER)]
     blind = Recording(steps)
 
-    assert len(flaws(blind, tmp_path, cuts(blind, FEW))) > FEW // 4
+    assert len(flaws(blind, tmp_path, cuts(blind, FEW, rates=HARSH))) > FEW // 4
