@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -197,7 +197,7 @@ def test_an_interrupt_while_the_bus_stops_is_not_lost(backend: str) -> None:
     ending = what_ends(main, backend)  # asyncio's is bare, trio's grouped
 
     if isinstance(ending, BaseExceptionGroup):
-        (ending,) = ending.exceptions
+        (ending,) = cast("BaseExceptionGroup[BaseException]", ending).exceptions
     assert isinstance(ending, KeyboardInterrupt)
 
 
