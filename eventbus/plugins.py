@@ -15,7 +15,6 @@ __all__ = ("TransportFactory", "exchange_for", "middleware", "publish_middleware
 
 from inspect import iscoroutine
 from typing import Any, Protocol, cast
-from urllib.parse import parse_qsl
 
 from eventbus.activity import Activity
 from eventbus.clock import Clock
@@ -31,6 +30,7 @@ from eventbus.transports.exchange import Exchange
 from eventbus.transports.fed_exchange import FedExchange
 from eventbus.transports.memory import MemoryExchange
 from eventbus.transports.sqlite import Settings, SqliteTransport
+from eventbus.url import options_of
 from eventbus.wording import did_you_mean
 
 TRANSPORTS = "eventbus.transports"
@@ -117,7 +117,7 @@ def _codec_of_memory(rest: str) -> JsonCodec | None:
     place, _, query = rest.partition("?")
     if place not in {"", "//"}:
         raise InvalidOption("memory:// takes neither host nor path: nothing is stored or sent")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    options = options_of(query)
     codec = options.pop("codec", None)
     for name in options:
         raise InvalidOption(

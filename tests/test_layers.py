@@ -24,7 +24,7 @@ LAYERS = {
     1: "deadlocks  activity  waiters  queue  lanes  inbox  correlation  message  publishing"
     "  settling  answers  replies  contracts  schema  codec  transaction  fitting  retry  schedule"
     "  timers  threads  handlers  entry_points",
-    0: "errors  signals  wording  bus_logger  clock  topics  cache  forks  _loop",
+    0: "errors  signals  url  wording  bus_logger  clock  topics  cache  forks  _loop",
 }
 
 # Who alone may import what; of what is not in the standard library, nobody may what is not here.

@@ -142,6 +142,7 @@ def test_what_is_no_text_is_no_url(url: object) -> None:
     [
         ("memory://?size=5", "'size'"),
         ("memory://?durability=", "'durability'"),
+        ("memory://?codec=json&codec=json", "'codec' twice"),
         ("memory://host", "host"),
         ("memory:///path", "path"),
     ],

@@ -1009,6 +1009,8 @@ async def test_a_subscription_cannot_begin_with_what_retention_removed(
         ("sqlite:///e.db?max_age=7", "max_age='7'.*7d"),
         ("sqlite:///e.db?max_count=0", "max_count='0'"),
         ("sqlite:///e.db?max_bytes=1TB", "max_bytes='1TB'.*500MB"),
+        ("sqlite:///e.db?durability=full&durability=normal", "'durability' twice, .*leave one out"),
+        ("sqlite:///e.db?max_age.a=1h&max_age.b=1h&max_age.a=2h", r"'max_age\.a' twice"),
     ],
 )
 def test_a_url_that_cannot_be_is_refused(url: str, flaw: str) -> None:

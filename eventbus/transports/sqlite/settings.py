@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from eventbus.errors import InvalidOption, InvalidPattern
 from eventbus.topics import check_pattern
 from eventbus.transports.sqlite.damage import Damaged
 from eventbus.transports.sqlite.limits import Limit, LimitName
 from eventbus.transports.sqlite.packing import Compression, check_installed
+from eventbus.url import options_of
 from eventbus.wording import did_you_mean
 
 Durability: TypeAlias = Literal["full", "normal"]
@@ -48,7 +49,8 @@ class Settings:
         """Read a URL as `sqlite:///relative.db` or `sqlite:////absolute.db?max_age=7d`.
 
         Raises:
-            InvalidOption: It names no file, or an option that does not exist or cannot be used.
+            InvalidOption: It names no file, or an option that does not exist, cannot be used or is
+                given twice.
         """
         place, _, query = url.partition(":")[2].partition("?")
         path = unquote(place.removeprefix("///"))
@@ -58,7 +60,7 @@ class Settings:
             )
         read: dict[str, Any] = {}
         limits: list[Limit] = []
-        for name, text in parse_qsl(query, keep_blank_values=True):
+        for name, text in options_of(query).items():
             limit, dot, pattern = name.partition(".")
             if dot and limit in get_args(LimitName):
                 limits.append(_limit(cast("LimitName", limit), pattern, text))
