@@ -92,6 +92,18 @@ async def test_who_passes_it_is_told_once_of_what_was_for_it(
     assert rows(store, "SELECT lost FROM meta") == [(2,)]
 
 
+async def test_what_would_keep_it_is_said(
+    opened: Opened, store: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By whichever limit it went: another bus may have had that one."""
+    await run(opened(), {"all": "*"})
+    await keep_only(store, opened("?max_count=1", clock=clock), clock, [2], "aa")
+
+    await run(opened(), {"all": "*"})
+
+    assert "keep more, by a larger max_age, max_count or max_bytes" in caplog.text
+
+
 async def test_who_begins_later_has_lost_nothing(
     opened: Opened, store: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,6 +38,7 @@ from eventbus.transports.sqlite.damage import OnDamage
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.effects import Effects, Places, Storing, carry_out
 from eventbus.transports.sqlite.letters import bury, read_records, unsend
+from eventbus.transports.sqlite.limits import KEEP_MORE
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import message_of
 from eventbus.transports.sqlite.scan import Scan
@@ -223,7 +224,7 @@ class DurableSource:
     def _tell(
         self,
         loss: losses.Loss | None,
-        why: str = "which retention has removed: keep more, as by a longer max_age",
+        why: str = f"which retention has removed: {KEEP_MORE}",
     ) -> None:
         """Tell what is lost, if anything is."""
         if loss is None:

@@ -1,6 +1,6 @@
 """How much is kept of which topics."""
 
-__all__ = ("Limit", "LimitName", "limits_of")
+__all__ = ("KEEP_MORE", "Limit", "LimitName", "limits_of")
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ from typing import Literal, TypeAlias
 from eventbus.topics import covers, matches
 
 LimitName: TypeAlias = Literal["max_age", "max_count", "max_bytes"]
+
+KEEP_MORE = "keep more, by a larger max_age, max_count or max_bytes"
+"""What to do about records that are gone: of which limit it was nothing is noted."""
 
 
 @dataclass(frozen=True, slots=True)

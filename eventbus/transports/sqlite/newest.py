@@ -18,6 +18,7 @@ from eventbus.errors import PositionGone
 from eventbus.transports.sqlite.clerks import Look
 from eventbus.transports.sqlite.damage import OnDamage, stop
 from eventbus.transports.sqlite.desk import Desk
+from eventbus.transports.sqlite.limits import KEEP_MORE
 from eventbus.transports.sqlite.log import Page, read_between
 from eventbus.transports.sqlite.scan import RECORDS_PER_PAGE
 
@@ -69,7 +70,7 @@ def _noting(
         if page.removed > after:
             raise PositionGone(
                 f"retention removes positions up to {page.removed} while they are looked through: "
-                "begin behind them, or keep more, as by a longer max_age"
+                f"begin behind them, or {KEEP_MORE}"
             )
         _note(table, page, is_wanted)
         return page.reached

@@ -19,6 +19,7 @@ from eventbus.transports.base import Place
 from eventbus.transports.sqlite.clerks import Look
 from eventbus.transports.sqlite.damage import OnDamage
 from eventbus.transports.sqlite.desk import Desk, Job
+from eventbus.transports.sqlite.limits import KEEP_MORE
 from eventbus.transports.sqlite.log import (
     first_and_last,
     read_at,
@@ -83,7 +84,7 @@ class LogReading:
         begin, self.reached = self.reached + 1, min(removed, self.end)
         raise PositionGone(
             f"retention has removed positions {begin} to {self.reached} before they were read: ask "
-            "for the next to go on behind them, or keep more, as by a longer max_age"
+            f"for the next to go on behind them, or {KEEP_MORE}"
         )
 
 
