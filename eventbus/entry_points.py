@@ -6,7 +6,7 @@ imported. Which eventbus a plugin was built for stands in what its distribution 
 of the plugin runs, as code for another eventbus may not even import.
 """
 
-__all__ = ("MAJOR", "Plugin", "find", "majors", "names")
+__all__ = ("MAJOR", "Plugin", "find", "majors", "names", "own_version")
 
 import re
 from collections.abc import Callable, Sequence
@@ -98,6 +98,13 @@ def _within(bounds: str) -> range:
             first.append(major)
     begin = max(first, default=0)
     return range(begin, min(last, default=begin) + 1) if first else range(0)
+
+
+def own_version() -> str:
+    """Tell which eventbus is installed."""
+    from importlib.metadata import version  # 15 ms, as below
+
+    return version("eventbus")
 
 
 def _installed(group: str) -> "EntryPoints":

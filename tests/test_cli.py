@@ -19,6 +19,7 @@ from eventbus import Context, EventBus
 from eventbus.cli import figures, lines, main, store
 from eventbus.cli.text import age, counted, printable, size
 from eventbus.clock import Clock, stopwatch
+from eventbus.entry_points import own_version
 from eventbus.message import Message, Receipt
 from eventbus.transports.base import Capabilities, Source, SourceSpec
 from tests.shell import Shell
@@ -43,6 +44,13 @@ def shell(path: Path) -> Shell:
 def is_harmless(text: str) -> bool:
     """Tell whether a terminal would only show a text."""
     return all(line.isprintable() for line in text.split("\n"))
+
+
+def test_the_version_is_told(shell: Shell) -> None:
+    """For a report, say: by one option, which needs no command."""
+    ended = shell("--version")
+
+    assert (ended.code, ended.output) == (0, f"eventbus {own_version()}\n")
 
 
 # --- publish --------------------------------------------------------------------------------------

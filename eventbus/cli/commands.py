@@ -2,6 +2,8 @@
 
 __all__ = ("app",)
 
+from typing import Annotated
+
 import typer
 
 from eventbus.cli.compacting import compact
@@ -12,7 +14,9 @@ from eventbus.cli.moving import export_events, import_events, verify
 from eventbus.cli.publishing import publish
 from eventbus.cli.replaying import replay
 from eventbus.cli.run import run
+from eventbus.cli.show import show_line
 from eventbus.cli.tail import tail
+from eventbus.entry_points import own_version
 
 app = typer.Typer(
     help="Run applications of eventbus, and look after their stores.",
@@ -24,6 +28,25 @@ app = typer.Typer(
 dlq = typer.Typer(
     help="Dead letters: what subscriptions gave up on.", no_args_is_help=True, rich_markup_mode=None
 )
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        show_line(f"eventbus {own_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _with_version(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version, and end."
+        ),
+    ] = False,
+) -> None: ...
+
 
 app.command("run")(concluded(run))
 app.command("publish")(concluded(publish))
