@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -63,6 +64,27 @@ nothing = None
 """
 
 
+INVALID = """
+from pydantic import BaseModel
+
+class Settings(BaseModel):
+    size: int
+
+Settings(size="large")
+"""
+
+FAILING = """
+def groups(error: Exception) -> None:
+    raise ExceptionGroup("both", [error])
+
+def make() -> None:
+    try:
+        import app.nothing
+    except ImportError as error:
+        return groups(error)
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a folder with an application, and forget what is imported from it."""
@@ -71,8 +93,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "refused.py").write_text(
         "from eventbus import EventBus\nbus = EventBus(queue_size=0)", "utf-8"
     )
+    (tmp_path / "misspelt.py").write_text("x = 1\ndef f(:\n", "utf-8")
+    (tmp_path / "invalid.py").write_text(INVALID, "utf-8")
+    (tmp_path / "failing.py").write_text(FAILING, "utf-8")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("app", "broken", "refused"):
+    for name in ("app", "broken", "refused", "misspelt", "invalid", "failing", "binary"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -156,7 +181,6 @@ def test_run_serves_the_bus_of_a_module(
         (["app:make"], "app:make gives function, no EventBus: is it a --factory?"),
         (["app:bus", "--factory"], "app:bus is no function: leave out --factory"),
         (["app:bus", "--reload", "-w", "2"], "--reload follows the code with one process"),
-        (["refused:bus"], "queue_size=0"),
     ],
 )
 def test_run_says_what_is_no_bus(
@@ -169,10 +193,80 @@ def test_run_says_what_is_no_bus(
     assert ended.complaint.startswith(f"eventbus: {sentence}")
 
 
-def test_an_application_that_cannot_be_imported_shows_why(shell: Shell, folder: Path) -> None:
-    """A fault inside of the application has its traceback."""
-    with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
-        shell("run", "broken:bus", "--app-dir", str(folder))
+@pytest.mark.parametrize(
+    ("place", "what", "why", "sentence"),
+    [
+        (
+            "broken:bus",
+            "import nowhere_to_be_found\n",
+            "ModuleNotFoundError: No module named 'nowhere_to_be_found'",
+            "broken cannot be imported: ModuleNotFoundError in {folder}/broken.py, line 1",
+        ),
+        (
+            "refused:bus",
+            "bus = EventBus(queue_size=0)\n",
+            "eventbus.errors.InvalidOption: queue_size=0: ",
+            "refused cannot be imported: InvalidOption in {folder}/refused.py, line 2",
+        ),
+        (
+            "misspelt:bus",
+            'File "{folder}/misspelt.py", line 2\n    def f(:',
+            "SyntaxError: invalid syntax",
+            "misspelt cannot be imported: SyntaxError in {folder}/misspelt.py, line 2",
+        ),
+        (
+            "invalid:bus",
+            "validate_python(",  # of those who are called, it is shown, and not blamed
+            "Input should be a valid integer",
+            "invalid cannot be imported: ValidationError in {folder}/invalid.py, line 7",
+        ),
+        (
+            "failing:make",
+            "return groups(error)\n",
+            "ExceptionGroup: both (1 sub-exception)",
+            "failing:make makes no bus: ExceptionGroup in {folder}/failing.py, line 3",
+        ),
+    ],
+)
+def test_an_application_that_fails_shows_where(
+    shell: Shell, folder: Path, place: str, what: str, why: str, sentence: str
+) -> None:
+    """By the traceback of its own code, then a sentence with file and line: code 2."""
+    is_factory = "--factory" if place.endswith(":make") else "--no-factory"
+    ended = shell("run", place, is_factory, "--app-dir", str(folder))
+    frames = re.findall('File "(.*?)"', ended.complaint)
+
+    assert (ended.code, ended.output) == (2, "")
+    assert what.format(folder=folder) in ended.complaint
+    assert why in ended.complaint
+    *_, last = ended.complaint.splitlines()
+    assert last == f"eventbus: {sentence.format(folder=folder)}, as shown above"
+    assert [one for one in frames if one.startswith((str(ROOT / "eventbus"), "<frozen"))] == []
+
+
+def test_a_text_that_is_no_code_has_no_line(shell: Shell, folder: Path) -> None:
+    """What is known of it is said."""
+    (folder / "binary.py").write_bytes(b"x = '\0'")
+    ended = shell("run", "binary:bus", "--app-dir", str(folder))
+
+    assert ended.code == 2
+    assert "null bytes" in ended.complaint
+    assert "eventbus: binary cannot be imported: " in ended.complaint
+
+
+@posix
+def test_an_application_that_failed_is_followed(folder: Path) -> None:
+    """With --reload it is started anew once it has been mended."""
+    with running(folder, "run", "misspelt:bus", "--reload") as program:
+        assert program.process.stderr is not None
+        for line in program.process.stderr:
+            if line.startswith("eventbus: misspelt cannot be imported"):
+                break
+        (folder / "misspelt.py").write_text("from app import shown as bus", "utf-8")
+
+        assert program.line() == "served by shown\n"
+        program.signal(signal.SIGINT)
+        assert program.rest()[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from eventbus.bus import EventBus
+from eventbus.cli.blame import blame
 from eventbus.errors import InvalidOption
 from eventbus.wording import did_you_mean
 
@@ -16,9 +17,10 @@ from eventbus.wording import did_you_mean
 def load_bus(place: str, folder: Path, *, is_factory: bool) -> EventBus[Any]:
     """Import a bus, looking for its module in a folder first; or call what makes it.
 
+    Where the application raises, that is shown with its traceback.
+
     Raises:
-        InvalidOption: There is no such module or attribute, or it is no bus.
-        Exception: Whatever the application raises when it is imported.
+        InvalidOption: There is no such module or attribute, it is no bus, or it raises.
     """
     module_name, colon, attribute = place.partition(":")
     if not (colon and module_name and attribute):
@@ -37,13 +39,14 @@ def load_bus(place: str, folder: Path, *, is_factory: bool) -> EventBus[Any]:
 def _import(name: str, folder: Path) -> object:
     try:
         return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or f"{name}.".startswith(f"{error.name}.") is False:
-            raise
-        raise InvalidOption(
-            f"there is no module {error.name!r} in {folder.absolute()}, nor installed: look at how "
-            "it is spelt, or give --app-dir"
-        ) from error
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            raise InvalidOption(
+                f"there is no module {missing!r} in {folder.absolute()}, nor installed: look at "
+                "how it is spelt, or give --app-dir"
+            ) from error
+        blame(f"{name} cannot be imported", error)
 
 
 def _buses_in(place: object) -> list[str]:
@@ -58,8 +61,15 @@ def _bus_of(place: str, found: object, *, is_factory: bool) -> EventBus[Any]:
     if is_factory:
         if not callable(found):
             raise InvalidOption(f"{place} is no function: leave out --factory")
-        found = cast("Callable[[], object]", found)()
+        found = _made_by(place, cast("Callable[[], object]", found))
     if _is_bus(found):
         return found
     advice = "" if is_factory or not callable(found) else ": is it a --factory?"
     raise InvalidOption(f"{place} gives {type(found).__name__}, no EventBus{advice}")
+
+
+def _made_by(place: str, factory: Callable[[], object]) -> object:
+    try:
+        return factory()
+    except Exception as error:  # noqa: BLE001 - of code that is not ours
+        blame(f"{place} makes no bus", error)

@@ -1,10 +1,10 @@
 """How a command ends: what went wrong is one sentence on stderr, and a code."""
 
-__all__ = ("complain", "concluded", "fail")
+__all__ = ("complain", "concluded", "fail", "show_trace")
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import NoReturn, ParamSpec, cast
 
@@ -82,6 +82,11 @@ def fail(sentence: str, code: int = WORK_FAILED) -> NoReturn:
 def complain(sentence: str) -> None:
     """Say on stderr what is wrong."""
     typer.echo(f"eventbus: {printable(sentence)}", err=True)
+
+
+def show_trace(parts: Iterable[str]) -> None:
+    """Show a traceback on stderr, at once: other processes may be there, too."""
+    typer.echo("\n".join(map(printable, "".join(parts).rstrip("\n").split("\n"))), err=True)
 
 
 def _leave_stdout() -> None:
