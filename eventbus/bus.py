@@ -170,6 +170,11 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Redriving, Replay
         phase = "forked" if self._is_copy else self._phase.name.lower()
         return f"<EventBus {self.name!r}, {phase}>"
 
+    @property
+    def reaches_other_processes(self) -> bool:
+        """Whether its transport carries what is published to buses of other processes."""
+        return self._exchange.capabilities.cross_process
+
     # --- who listens ------------------------------------------------------------------------
 
     def register(self, registration: Registration) -> None:

@@ -60,6 +60,7 @@ class Shown(EventBus):
         print("served by", self.name)
 
 shown = Shown(name="shown")
+alone = EventBus()
 nothing = None
 """
 
@@ -332,6 +333,24 @@ def test_the_second_signal_stops(folder: Path, shell: Shell, words: list[str]) -
 
 
 @posix
+@pytest.mark.parametrize(("place", "times"), [("app:alone", 1), ("app:bus", 0)])
+def test_workers_that_share_nothing_are_warned_of_once(
+    folder: Path, place: str, times: int
+) -> None:
+    """In memory, what one publishes reaches no other: one of them says so, and all serve."""
+    told: list[str] = []
+    with running(folder, "run", place, "--workers", "3") as program:
+        assert program.process.stderr is not None
+        while sum("running <" in line for line in told) < 3:
+            told.append(program.process.stderr.readline())
+        program.signal(signal.SIGTERM)
+        code, _ = program.rest()
+
+    assert code == 0
+    assert sum("each of the 3 workers has a bus of its own" in line for line in told) == times
+
+
+@posix
 def test_an_interrupt_ends_tail(folder: Path, shell: Shell) -> None:
     """What is published while it looks is shown; an interrupt is how it ends, with code 0."""
     shell("publish", "n", "1")
@@ -498,7 +517,7 @@ async def test_workers_get_the_signals_of_their_parent(tmp_path: Path) -> None:
     codes: list[int] = []
 
     async def serve() -> None:
-        codes.append(await run_workers(child(tmp_path), 2))
+        codes.append(await run_workers([child(tmp_path)] * 2))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve)
@@ -514,7 +533,7 @@ async def test_workers_get_the_second_signal_too(tmp_path: Path) -> None:
     codes: list[int] = []
 
     async def serve() -> None:
-        codes.append(await run_workers(child(tmp_path, 2), 2))
+        codes.append(await run_workers([child(tmp_path, 2)] * 2))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve)
@@ -535,7 +554,7 @@ async def test_a_worker_that_ends_takes_the_others_with_it(
     """Whoever watches the parent sees that something is wrong: code 1."""
     (tmp_path / "crash").touch()
     with anyio.fail_after(30):
-        assert await run_workers(child(tmp_path), 2) == 1
+        assert await run_workers([child(tmp_path)] * 2) == 1
 
     assert "ended by itself, with code 3" in capsys.readouterr().err
 

@@ -27,17 +27,17 @@ _ENDING = tuple(
 )
 
 
-async def run_workers(command: Sequence[str], count: int) -> int:
-    """Run a command in so many processes, and pass signals on; give the exit code.
+async def run_workers(commands: Sequence[Sequence[str]]) -> int:
+    """Run each command in a process, and pass signals on; give the exit code.
 
     None is started again: one that ends by itself takes the others with it, so that whoever watches
     this process sees it.
     """
-    workers = _Workers(command)
+    workers = _Workers()
     with open_signal_receiver(*_ENDING) as signals:
         async with create_task_group() as tasks:
             tasks.start_soon(workers.pass_on, signals)
-            await workers.run(count)
+            await workers.run(commands)
             tasks.cancel_scope.cancel()
     return workers.code
 
@@ -60,18 +60,17 @@ async def follow_code(command: Sequence[str], folders: Sequence[Path]) -> int:
 class _Workers:
     """Processes that run the same, and end together."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self) -> None:
         self.code = 0
-        self._command = command
         self._processes: list[Process] = []
         self._is_ending = False
 
-    async def run(self, count: int) -> None:
+    async def run(self, commands: Sequence[Sequence[str]]) -> None:
         """Start them, and wait until all have ended."""
         async with create_task_group() as watching:
-            for _ in range(count):
+            for command in commands:
                 if not self._is_ending:
-                    process = await _start(self._command)
+                    process = await _start(command)
                     self._processes.append(process)
                     watching.start_soon(self._watch, process)
 

@@ -4,8 +4,9 @@ __all__ = ("SafeFormatter", "run")
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -63,6 +64,9 @@ def run(
         LogLevel,
         typer.Option("--log-level", "-l", envvar="EVENTBUS_LOG_LEVEL", help="What to log."),
     ] = LogLevel.info,
+    speaks_for: Annotated[
+        int, typer.Option(hidden=True, help="Of so many, it tells what is so in each.")
+    ] = 1,
 ) -> None:
     """Serve the handlers of an application until a signal.
 
@@ -74,28 +78,41 @@ def run(
         raise InvalidOption("--reload needs watchfiles: pip install 'eventbus[reload]'")
     _set_up_log(log_level)
     if reload or workers > 1:
-        command = _command_of_one(app, app_dir, backend, log_level, is_factory=factory)
+        command = partial(_command_of_one, app, app_dir, backend, log_level, is_factory=factory)
         raise typer.Exit(_run_children(command, workers, app_dir, is_following=reload))
     if find_spec(backend.value) is None:
         raise InvalidOption(f"--backend {backend.value} needs it: pip install {backend.value}")
     bus = load_bus(app, app_dir, is_factory=factory)
+    if speaks_for > 1 and not bus.reaches_other_processes:
+        _warn_of_separate_buses(speaks_for)
     logging.getLogger("eventbus").info("running %r", bus)
     anyio.run(bus.run, backend=backend.value)
 
 
-def _run_children(command: Sequence[str], workers: int, folder: Path, *, is_following: bool) -> int:
+def _run_children(
+    command: Callable[[int], Sequence[str]], workers: int, folder: Path, *, is_following: bool
+) -> int:
     if is_following:
-        return anyio.run(follow_code, command, [folder])
-    return anyio.run(run_workers, command, workers)
+        return anyio.run(follow_code, command(1), [folder])
+    return anyio.run(run_workers, [command(workers), *[command(1)] * (workers - 1)])
 
 
 def _command_of_one(
-    app: str, folder: Path, backend: Backend, level: LogLevel, *, is_factory: bool
+    app: str, folder: Path, backend: Backend, level: LogLevel, speaks_for: int, *, is_factory: bool
 ) -> Sequence[str]:
     """Write the command of one process that does the work, whatever the environment says."""
     where = ("--app-dir", str(folder), "--factory" if is_factory else "--no-factory")
-    how = ("--backend", backend.value, "--log-level", level.value, "--workers", "1", "--no-reload")
-    return [sys.executable, "-m", "eventbus", "run", *where, *how, "--", app]
+    how = ("--backend", backend.value, "--log-level", level.value)
+    alone = ("--workers", "1", "--no-reload", "--speaks-for", str(speaks_for))
+    return [sys.executable, "-m", "eventbus", "run", *where, *how, *alone, "--", app]
+
+
+def _warn_of_separate_buses(workers: int) -> None:
+    logging.getLogger("eventbus").warning(
+        "each of the %d workers has a bus of its own, and what one publishes reaches no other: "
+        "give the bus a store to share, as EventBus('sqlite:///events.db')",
+        workers,
+    )
 
 
 def _set_up_log(level: LogLevel) -> None:
