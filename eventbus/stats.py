@@ -18,7 +18,9 @@ class SubscriptionStats:
     removed before it was handled, `expired` what was left out because its time had passed,
     `in_flight` handlers running. `queue_depth` counts what is queued, waiting for a retry, or set
     aside behind its key; `lag` adds what blocked publishers hold. `oldest_age` is in seconds, 0
-    when nothing is queued.
+    when nothing is queued. These three tell of this process: in a store there may be more, not read
+    by it yet, with another process, or waiting there for a retry since before a restart.
+    `eventbus stats` counts all of that.
     """
 
     name: str

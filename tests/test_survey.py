@@ -12,6 +12,7 @@ from eventbus.testing import ManualClock
 from eventbus.transports.figures import KeepsFigures, StoreFigures, SubscriptionFigures
 from eventbus.transports.sqlite import survey
 from tests.gate import Gate
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -107,6 +108,24 @@ async def test_what_failed_is_retrying(url: str, clock: ManualClock) -> None:
                 await anyio.sleep(0.01)
         one = await only_subscription(url, clock)
         assert (one.lag, one.retrying) == (1, 1)
+
+
+async def test_a_bus_tells_of_what_it_has_itself(url: str, clock: ManualClock) -> None:
+    """A retry that waits in the file since before a restart is lag there, and none of the bus."""
+    bus = EventBus(url, clock=clock, middleware=[Retry(attempts=2, initial=60.0, jitter=False)])
+    bus.on("orders", name="books")(fail)
+
+    def waits() -> bool:
+        return bus.stats().retried == bus.stats().subscriptions["books"].lag == 1
+
+    async with bus:
+        await bus.publish("orders", {})
+        await until(waits)
+    async with bus:
+        await clock.advance(30.0)
+        one = await only_subscription(url, clock)
+        assert (one.lag, one.in_flight, one.retrying) == (1, 0, 1)
+        assert bus.stats().subscriptions["books"].lag == 0
 
 
 async def test_dead_letters_are_counted(url: str, clock: ManualClock) -> None:

@@ -47,7 +47,7 @@ STATES = {
     "in_flight": "Handlers running.",
     "queue_depth": "Messages queued, waiting for a retry, or set aside behind their key.",
     "queue_size": "Places in the queue.",
-    "lag": "Messages in the queue, and those that blocked publishers hold.",
+    "lag": "Messages in the queue, and those that blocked publishers hold, in this process.",
     "oldest_age": "Seconds since the oldest message in the queue was published, 0 without one.",
 }
 """What can be seen of each subscription at the moment."""
