@@ -34,7 +34,7 @@ def list_letters(
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, newest first; `waiting` counts what waits behind a sequenced one."""
-    with opened(url) as store:
+    with opened(url, only_looks=True) as store:
         letters = store.dead_letters(subscription, limit, before)
     if as_json:
         for one in letters:
@@ -53,7 +53,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter: its event, and why it failed."""
-    with opened(url) as store:
+    with opened(url, only_looks=True) as store:
         found = next((one for one in all_letters(store) if one.id == id), None)
     if found is None:
         raise InvalidOption(f"no dead letter {id!r} is kept: see `eventbus dlq list`")

@@ -40,7 +40,7 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print one object of JSON.")] = False,
 ) -> None:
     """Show what a store holds, and how far each durable subscription is."""
-    with opened(url) as store:
+    with opened(url, only_looks=True) as store:
         figures = store.figures()
     if as_json:
         show_line(json_text(asdict(figures)))
@@ -64,7 +64,7 @@ def top(
     """
     if not (once or as_json or sys.stdout.isatty()):
         raise InvalidOption("top draws on a terminal, and stdout is none: add --once or --json")
-    with suppress(KeyboardInterrupt), opened(url) as store:
+    with suppress(KeyboardInterrupt), opened(url, only_looks=True) as store:
         samples = _samples(store, interval)
         if once:
             _print(next(samples), as_json=as_json)

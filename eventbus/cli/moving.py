@@ -32,7 +32,7 @@ def export_events(
     start: StartOption = "first",
 ) -> None:
     """Write what is stored by now to stdout, as lines of JSON that `import` reads."""
-    with opened(url) as store:
+    with opened(url, only_looks=True) as store:
         _read(store, patterns or [">"], start_of(start), _write, prints=True)
 
 
@@ -77,7 +77,7 @@ def verify(*, url: Url) -> None:
             unreadable += 1
             first = first or str(flaw)
 
-    with opened(url) as store:
+    with opened(url, only_looks=True) as store:
         store.read_on_behind_damage(note)
         records = _read(store, [">"], "first", look)
         letters = _read_letters(store)

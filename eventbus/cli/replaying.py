@@ -46,7 +46,7 @@ def replay(
             "last_per_key": last_per_key,
         }
     )
-    with opened(url) as store:
+    with opened(url, only_looks=True) as store:
         _show(store.reread(patterns, options), speed, as_json=as_json)
 
 

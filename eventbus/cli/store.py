@@ -33,7 +33,7 @@ from eventbus.transports.base import (
     Transport,
 )
 from eventbus.transports.figures import KeepsFigures, StoreFigures
-from eventbus.transports.sqlite import Settings
+from eventbus.transports.sqlite import Settings, StoreView, may_write
 from eventbus.transports.upkeep import KeepsHouse, NoticesDamage
 
 Url: TypeAlias = Annotated[
@@ -204,15 +204,17 @@ class Store:
 
 
 @contextmanager
-def opened(url: str, *, may_create: bool = False) -> Generator[Store]:
+def opened(url: str, *, may_create: bool = False, only_looks: bool = False) -> Generator[Store]:
     """Open the store of a URL for the length of a block.
+
+    Who only looks may do so where the store cannot be written.
 
     Raises:
         InvalidOption: The URL has no store, or none yet.
         UnknownTransport: No installed transport serves it.
         StoreError: It cannot be opened, or not trusted.
     """
-    carrier = _transport_of(url, may_create=may_create)
+    carrier = _transport_of(url, may_create=may_create, only_looks=only_looks)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(carrier):
         serving = portal.start_task_soon(carrier.serve)
         try:
@@ -221,15 +223,17 @@ def opened(url: str, *, may_create: bool = False) -> Generator[Store]:
             serving.cancel()
 
 
-def _transport_of(url: str, *, may_create: bool) -> Transport[SourceSpec]:
+def _transport_of(url: str, *, may_create: bool, only_looks: bool) -> Transport[SourceSpec]:
     scheme = url.partition(":")[0].lower()
     if scheme == "memory":
         raise InvalidOption(
             "memory:// is within one process: give the URL of a store, as sqlite:///events.db"
         )
     if scheme == "sqlite" and not may_create:
-        path = Settings.of_url(url).path
-        if not path.exists():
-            raise InvalidOption(f"there is no store {path}: look at how it is spelt")
+        settings = Settings.of_url(url)
+        if not settings.path.exists():
+            raise InvalidOption(f"there is no store {settings.path}: look at how it is spelt")
+        if only_looks and not may_write(settings.path):
+            return StoreView(settings, SystemClock())
     made: Callable[..., Transport[SourceSpec]] = transport
     return made(url, SystemClock())

@@ -1,35 +1,22 @@
 """The disk is full: publishers are told, consumers go on, in the room that was held in reserve."""
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.machine import demand
+from tests.faults.machine import UNSHARE, demand_mounts
 from tests.faults.mortals import run_trial
 from tests.faults.power_user import PAGES_PER_CHECKPOINT
 from tests.faults.small_disk import LOG_EVENTS, ROUNDS
 
 pytestmark = pytest.mark.timeout(180)  # seconds: processes start slowly on a busy machine
 
-UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-
-
-def _may_unshare() -> bool:
-    try:
-        subprocess.run([*UNSHARE, "true"], check=True)  # noqa: S603 - the command is written above
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return True
-
 
 @pytest.fixture
 def found(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """Live on a small disk, and give what was found."""
-    missing = "no disk can be made here: that takes `unshare --mount`, and the right to use it"
-    demand(is_met=_may_unshare(), missing=missing)
+    demand_mounts()
     life, *how = request.param
     return run_trial("tests.faults.small_disk", life, str(tmp_path), *how, within=UNSHARE)
 

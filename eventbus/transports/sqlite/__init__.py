@@ -1,6 +1,7 @@
 """An event log in one SQLite file."""
 
-__all__ = ("Settings", "SqliteTransport")
+__all__ = ("Settings", "SqliteTransport", "StoreView", "may_write")
 
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.store import SqliteTransport
+from eventbus.transports.sqlite.view import StoreView, may_write

@@ -15,7 +15,7 @@ _NEXT_STEPS = {
     "SQLITE_IOERR_SHMSIZE": _MAKE_ROOM,
     "SQLITE_BUSY": "another program keeps the file locked: end it",
     "SQLITE_LOCKED": "another program keeps the file locked: end it",
-    "SQLITE_CANTOPEN": "see that its folder exists and that this process may write there",
+    "SQLITE_CANTOPEN": "see that its folder exists and that this process may read and write there",
     "SQLITE_READONLY": "see that this process may write the file and its folder",
     "SQLITE_PERM": "see that this process may write the file and its folder",
 }
@@ -42,7 +42,7 @@ def translated(path: Path) -> Generator[None]:
         reason = error.strerror or type(error).__name__
         raise StoreError(
             f"{path} cannot be used: {reason}; see that its folder exists and that this process "
-            "may write there"
+            "may read and write there"
         ) from error
 
 

@@ -18,9 +18,9 @@ from eventbus.errors import StoreCorrupt
 class Mark:
     """The mark of one store, held open."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
         self.path = store.with_name(f"{store.name}-mark")
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.open(self.path, flags, 0o644)
 
     def read(self) -> int:
         """Tell the last position noted; 0 if there is none that can be read."""

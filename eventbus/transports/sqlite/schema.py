@@ -26,6 +26,7 @@ session, until it has read them.
 
 __all__ = (
     "APPLICATION_ID",
+    "LOCK_SECONDS",
     "OWN_TABLES",
     "RECORD",
     "VERSION",
@@ -33,6 +34,7 @@ __all__ = (
     "open_store",
     "secure_names",
     "set_up",
+    "version_of",
 )
 
 import logging
@@ -254,7 +256,7 @@ def set_up(path: Path, durability: Durability) -> None:
     connection = open_store(path, durability)
     try:
         connection.execute("BEGIN")  # Race: another process may be creating the tables
-        version = _version_of(connection, path)
+        version = version_of(connection, path)
         connection.execute("COMMIT")
         if version == 0:
             insist(connection, "PRAGMA auto_vacuum=INCREMENTAL")  # only an empty file can be told
@@ -267,7 +269,7 @@ def set_up(path: Path, durability: Durability) -> None:
         connection.close()
 
 
-def _version_of(connection: sqlite3.Connection, path: Path) -> int:
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
     """Tell of which version a store is; 0 if it is an empty file."""
     application, version, tables = (
         connection.execute(statement).fetchone()[0]
@@ -311,7 +313,7 @@ def _create(connection: sqlite3.Connection) -> None:
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Lead an older store to this version, as far as no other process was faster."""
     insist(connection, "BEGIN IMMEDIATE")
-    found = _version_of(connection, path)
+    found = version_of(connection, path)
     for version in range(found, VERSION):
         _run(connection, _STEPS[version])
         connection.execute(f"PRAGMA user_version={version + 1}")
