@@ -1040,6 +1040,25 @@ async def test_what_a_store_cannot_do_is_refused_at_the_start(
             note(running, **options)
 
 
+async def test_a_store_that_cannot_be_written_is_left_as_it_is(
+    opened: Opened, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bus is refused, and SQLite puts nothing beside it that would be in the way later."""
+    async with opened() as bus:
+        await bus.publish("orders", {})
+    names = [one.name for one in store.parent.iterdir()]
+
+    def may(path: Path, mode: int) -> bool:
+        return path != store
+
+    monkeypatch.setattr(os, "access", may)
+    with pytest.raises(StoreError, match="cannot be written: see that this process may write"):
+        async with opened():
+            pass
+
+    assert [one.name for one in store.parent.iterdir()] == names
+
+
 async def test_normal_durability_is_faster_and_says_so(opened: Opened, store: Path) -> None:
     """Commits are not synced one by one; all else is the same."""
     bus = opened("?durability=normal")

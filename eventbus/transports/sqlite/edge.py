@@ -1,6 +1,6 @@
 """The edge at which errors of SQLite and of the file system become ours."""
 
-__all__ = ("full_disk", "is_full_disk", "translated")
+__all__ = ("full_disk", "is_full_disk", "translated", "unwritable")
 
 import sqlite3
 from collections.abc import Generator
@@ -10,14 +10,17 @@ from pathlib import Path
 from eventbus.errors import StoreCorrupt, StoreError, StoreVersion
 
 _MAKE_ROOM = "make room on the disk; the bus goes on by itself then"
+_LET_WRITE = "see that this process may write the file, those beside it, and its folder"
+_PUBLISH_AGAIN = "what was being published may be stored: publish it again with the same id"
 _NEXT_STEPS = {
+    "SQLITE_IOERR_WRITE": f"see that the disk works, and `ulimit -f` is no limit; {_PUBLISH_AGAIN}",
     "SQLITE_FULL": _MAKE_ROOM,
     "SQLITE_IOERR_SHMSIZE": _MAKE_ROOM,
     "SQLITE_BUSY": "another program keeps the file locked: end it",
     "SQLITE_LOCKED": "another program keeps the file locked: end it",
     "SQLITE_CANTOPEN": "see that its folder exists and that this process may read and write there",
-    "SQLITE_READONLY": "see that this process may write the file and its folder",
-    "SQLITE_PERM": "see that this process may write the file and its folder",
+    "SQLITE_READONLY": _LET_WRITE,
+    "SQLITE_PERM": _LET_WRITE,
 }
 
 
@@ -54,9 +57,14 @@ def _translation(path: Path, error: sqlite3.Error) -> StoreError:
         return StoreCorrupt(f"{path} is damaged ({error}): restore it from a copy")
     step = next(
         (step for code, step in _NEXT_STEPS.items() if name.startswith(code)),
-        "what was being published may be stored: publish it again with the same id",
+        _PUBLISH_AGAIN,
     )
     return StoreError(f"{path}: {error}; {step}")
+
+
+def unwritable(path: Path) -> StoreError:
+    """Make the error of a store that is not even opened, as it cannot be written."""
+    return StoreError(f"{path} cannot be written: {_LET_WRITE}")
 
 
 def is_full_disk(error: Exception) -> bool:

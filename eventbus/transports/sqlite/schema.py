@@ -45,6 +45,7 @@ from pathlib import Path
 from threading import Event
 
 from eventbus.errors import StoreVersion
+from eventbus.transports.sqlite.edge import unwritable
 from eventbus.transports.sqlite.settings import Durability
 
 logger = logging.getLogger("eventbus")
@@ -249,10 +250,13 @@ def set_up(path: Path, durability: Durability) -> None:
     An older one is led to it in one transaction: all of it is done, or nothing.
 
     Raises:
+        StoreError: It cannot be written.
         StoreVersion: It is something else, or a store of a later version.
     """
     if not path.exists():
         path.touch()
+    elif not os.access(path, os.W_OK):  # SQLite would put files beside it that cannot be either
+        raise unwritable(path)
     connection = open_store(path, durability)
     try:
         connection.execute("BEGIN")  # Race: another process may be creating the tables
