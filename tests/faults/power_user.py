@@ -8,7 +8,13 @@ The controls: a `hasty` publisher is told before the commit, a `clinging` writer
 connection after an error.
 """
 
-__all__ = ("PAGES_PER_CHECKPOINT", "listen_all", "listen_once", "open_impatiently")
+__all__ = (
+    "PAGES_PER_CHECKPOINT",
+    "listen_all",
+    "listen_once",
+    "open_impatiently",
+    "publish_hastily",
+)
 
 import logging
 import os

@@ -4,7 +4,7 @@
 `LIVES`, and of `CONTROLS`. The disk is gone with the namespace of the process.
 """
 
-__all__ = ("LOG_EVENTS", "ROUNDS")
+__all__ = ("EVENT", "LOG_EVENTS", "ROUNDS", "Life")
 
 import json
 import logging
