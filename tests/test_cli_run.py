@@ -212,7 +212,7 @@ def test_run_says_what_is_no_bus(
         (
             "misspelt:bus",
             'File "{folder}/misspelt.py", line 2\n    def f(:',
-            "SyntaxError: invalid syntax",
+            "SyntaxError: ",
             "misspelt cannot be imported: SyntaxError in {folder}/misspelt.py, line 2",
         ),
         (

@@ -3,6 +3,7 @@
 __all__ = ("blame",)
 
 import importlib
+import os
 import sysconfig
 from pathlib import Path
 from traceback import StackSummary, TracebackException
@@ -13,10 +14,12 @@ from eventbus.errors import InvalidOption
 
 _NOT_THEIRS = (
     "<frozen importlib",
-    str(Path(importlib.__file__).parent),
-    str(Path(__file__).parents[1]),
+    os.path.join(Path(importlib.__file__).parent, ""),
+    os.path.join(Path(__file__).parents[1], ""),
 )
-_INSTALLED = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
+_INSTALLED = tuple(
+    os.path.join(sysconfig.get_paths()[kind], "") for kind in ("stdlib", "purelib", "platlib")
+)
 
 
 def blame(what_fails: str, error: Exception) -> NoReturn:
@@ -29,7 +32,7 @@ def blame(what_fails: str, error: Exception) -> NoReturn:
     _leave_theirs(trace)
     show_trace(trace.format() if trace.stack else trace.format_exception_only())
     name = type(error).__name__
-    raise InvalidOption(f"{what_fails}: {name}{_place_of(trace)}, as shown above") from error
+    raise InvalidOption(f"{what_fails}: {name}{_place_of(error, trace)}, as shown above") from error
 
 
 def _leave_theirs(trace: TracebackException) -> None:
@@ -40,8 +43,8 @@ def _leave_theirs(trace: TracebackException) -> None:
             _leave_theirs(other)
 
 
-def _place_of(trace: TracebackException) -> str:
-    if issubclass(trace.exc_type or Exception, SyntaxError) and trace.lineno:
-        return f" in {trace.filename}, line {trace.lineno}"
+def _place_of(error: Exception, trace: TracebackException) -> str:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f" in {error.filename}, line {error.lineno}"
     own = [one for one in trace.stack if not one.filename.startswith(_INSTALLED)] or trace.stack
     return f" in {own[-1].filename}, line {own[-1].lineno}" if own else ""
