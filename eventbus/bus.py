@@ -140,7 +140,12 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Redriving, Replay
         self._drain_seconds = seconds_of("drain_timeout", drain_timeout)
         self._timers = Timers(self.clock)
         exchange = exchange_for(
-            url, self.clock, self._timers, self._activity, schedule_size=schedule_size
+            url,
+            self.clock,
+            self._timers,
+            self._activity,
+            self.logger,
+            schedule_size=schedule_size,
         )
         known, layers = Contracts(contracts, logger=self.logger), check_middleware(middleware)
         Requesting.__init__(

@@ -12,7 +12,7 @@ class BusLogger(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, bus: str | None = None) -> None:
         super().__init__(logging.getLogger("eventbus"))
-        self.prefix = "" if bus is None else f"{bus}: "
+        self._prefix = "" if bus is None else f"{bus}: "
         self._fields = {"bus": "eventbus" if bus is None else bus}
 
     def process(
@@ -20,4 +20,4 @@ class BusLogger(logging.LoggerAdapter[logging.Logger]):
     ) -> tuple[str, MutableMapping[str, Any]]:
         """Add the name to a line, every one of which has arguments, and to its fields."""
         kwargs["extra"] = {**self._fields, **kwargs.get("extra", {})}
-        return f"{self.prefix.replace('%', '%%')}{msg}", kwargs
+        return f"{self._prefix.replace('%', '%%')}{msg}", kwargs

@@ -17,6 +17,7 @@ from inspect import iscoroutine
 from typing import Any, Protocol, cast
 
 from eventbus.activity import Activity
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.entry_points import Plugin, find, names
@@ -61,6 +62,7 @@ def exchange_for(
     clock: Clock,
     timers: Timers,
     activity: Activity,
+    logger: BusLogger,
     *,
     schedule_size: int = SCHEDULE_SIZE,
 ) -> Exchange:
@@ -74,7 +76,7 @@ def exchange_for(
     if scheme == "memory":
         return MemoryExchange(clock, timers, _codec_of_memory(rest))
     carrier = transport(url, clock)
-    return FedExchange(carrier, timers, activity, schedule_size=schedule_size)
+    return FedExchange(carrier, timers, activity, logger, schedule_size=schedule_size)
 
 
 def transport(url: str, clock: Clock) -> Transport[Any]:

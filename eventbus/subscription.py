@@ -542,8 +542,11 @@ class Subscription:
     def _new_gates(self) -> Sequence[Gate]:
         layers = self.options.middleware
         policies = innermost(layers, CircuitBreaker), innermost(layers, Throttle)
-        label = f"{self.host.logger.prefix}{self.name}"
-        return [one.gate(label, self.host.clock) for one in policies if one is not None]
+        return [
+            one.gate(self.name, self.host.clock, self.host.logger)
+            for one in policies
+            if one is not None
+        ]
 
     def _start_worker(self) -> None:
         worker = Worker(self, self._next_member())

@@ -46,6 +46,7 @@ RESERVED = {
     "sqlite3": "transports.sqlite.*  publishing  publisher",  # these two for the type alone
     "compression": "transports.sqlite.zstd",
     "backports": "transports.sqlite.zstd",
+    "logging": "bus_logger  registration  attempts  middleware.log  cli.run  testing.simulation",
     "pickle": "nobody",
     "marshal": "nobody",
     "shelve": "nobody",
@@ -206,7 +207,7 @@ def test_no_imports_go_in_circles() -> None:
 
 
 def test_delicate_modules_stay_in_their_rooms() -> None:
-    """Loops, clocks, chance and what needs installing have one place each; pickle has none."""
+    """Loops, clocks, chance, logging and what needs installing have their rooms; pickle none."""
     assert trespasses(core()) == []
 
 
@@ -230,6 +231,7 @@ def test_an_offence_of_each_kind_is_seen() -> None:
         "errors": "from eventbus import topics",
         "topics": "def late():\n    from eventbus.errors import InvalidTopic",
         "bus": "import asyncio.queues\nfrom importlib import metadata\nimport requests",
+        "transports.sqlite.log": "from logging import getLogger",
         "_loop": "import asyncio\nimport json",
         "message": "eval('1')",
     }
@@ -237,7 +239,12 @@ def test_an_offence_of_each_kind_is_seen() -> None:
     assert strays(planted) == ["attic is in no layer"]
     assert upward(planted) == ["queue (layer 1) -> bus (layer 5)"]
     assert circle(planted) in (["errors", "topics", "errors"], ["topics", "errors", "topics"])
-    assert trespasses(planted) == ["bus -> asyncio", "bus -> importlib.metadata", "bus -> requests"]
+    assert trespasses(planted) == [
+        "bus -> asyncio",
+        "bus -> importlib.metadata",
+        "bus -> requests",
+        "transports.sqlite.log -> logging",
+    ]
     assert forbidden_calls(planted) == ["message, line 1: eval"]
 
 

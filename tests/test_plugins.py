@@ -16,6 +16,7 @@ from eventbus import (
     plugins,
 )
 from eventbus.activity import Activity
+from eventbus.bus_logger import BusLogger
 from eventbus.middleware import Timeout
 from eventbus.plugins import exchange_for
 from eventbus.timers import Timers
@@ -92,8 +93,9 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
 def test_memory_carries_messages_in_this_process(url: str) -> None:
     """The scheme alone says it, in any case of letters."""
     clock = SystemClock()
+    exchange = exchange_for(url, clock, Timers(clock), Activity(), BusLogger())
 
-    assert isinstance(exchange_for(url, clock, Timers(clock), Activity()), MemoryExchange)
+    assert isinstance(exchange, MemoryExchange)
 
 
 @pytest.mark.parametrize("scheme", ["nats", "redis", "sqlite3", "memori"])

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import pytest
 
+from eventbus.bus_logger import BusLogger
 from eventbus.transports.sqlite import reserve
 from eventbus.transports.sqlite.clerks import Change, Writer
 from eventbus.transports.sqlite.reserve import MOST_BYTES, Reserve
@@ -84,7 +85,7 @@ def test_it_is_taken_again_as_large_as_it_was(held: Reserve, leave: Disk, taken:
 def test_a_writer_at_rest_takes_more(tmp_path: Path, leave: Disk, taken: list[int]) -> None:
     """There may be more room than when the store was opened."""
     leave(64 * KIB)
-    writer = Writer(Settings.of_url(f"sqlite:///{tmp_path / 'events.db'}"))
+    writer = Writer(Settings.of_url(f"sqlite:///{tmp_path / 'events.db'}"), BusLogger())
     writer.serve([Change(lambda connection: None)])
     leave(96 * KIB)
     while writer.idle() is not None:

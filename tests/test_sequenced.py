@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from eventbus import Context, EventBus, UnsupportedByTransport
+from eventbus.bus_logger import BusLogger
 from eventbus.middleware import DeadLetter, Retry
 from eventbus.transports.base import Released
 from eventbus.transports.sqlite import letters
@@ -237,7 +238,7 @@ async def test_what_is_to_wait_is_kept_until_that_is_written() -> None:
     """Where a commit fails, it is not given back: it could be handled before the letter is kept."""
     handed_in: list[object] = []
     desk: Any = SimpleNamespace(submit=handed_in.append)  # and it is never done
-    settlements = Settlements(desk, lambda connection, endings: None)
+    settlements = Settlements(desk, lambda connection, endings: None, "audit", BusLogger())
     settlements.add((1, 1, Released(), Behind("a", [2, 3])))
     settlements.add((7, 1, Released(), None))
 

@@ -1089,7 +1089,8 @@ async def test_handlers_are_told_that_a_silent_process_lost_its_messages(
         await again.join()
 
     assert notes.positions == [1, 2, 3]
-    assert "3 deliveries of a process that ended without giving them back" in caplog.text
+    assert "audit is given again, one by one, what a process had that ended" in caplog.text
+    assert "without giving it back: 3 deliveries" in caplog.text
 
 
 def leave_dead_session(connection: sqlite3.Connection) -> None:

@@ -320,7 +320,7 @@ async def test_what_another_has_taken_over_is_left_alone(
     assert execute(store, "SELECT topic FROM log") == [("work",)]
     stats = bus.stats()
     assert (stats.delivered, stats.failed, stats.retried, stats.succeeded) == (1, 1, 0, 0)
-    assert "1 deliveries were settled too late" in caplog.text
+    assert "1 delivery settled too late" in caplog.text
 
 
 async def test_a_cancelled_attempt_drops_what_it_recorded(bus: EventBus, store: Path) -> None:

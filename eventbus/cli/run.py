@@ -14,6 +14,7 @@ from typing import Annotated
 import anyio
 import typer
 
+from eventbus.bus_logger import BusLogger
 from eventbus.cli.application import load_bus
 from eventbus.cli.children import follow_code, run_workers
 from eventbus.cli.text import printable
@@ -84,8 +85,8 @@ def run(
         raise InvalidOption(f"--backend {backend.value} needs it: pip install {backend.value}")
     bus = load_bus(app, app_dir, is_factory=factory)
     if speaks_for > 1 and not bus.reaches_other_processes:
-        _warn_of_separate_buses(speaks_for)
-    logging.getLogger("eventbus").info("running %r", bus)
+        _warn_of_separate_buses(bus.logger, speaks_for)
+    bus.logger.info("running %r", bus)
     anyio.run(bus.run, backend=backend.value)
 
 
@@ -107,8 +108,8 @@ def _command_of_one(
     return [sys.executable, "-m", "eventbus", "run", *where, *how, *alone, "--", app]
 
 
-def _warn_of_separate_buses(workers: int) -> None:
-    logging.getLogger("eventbus").warning(
+def _warn_of_separate_buses(logger: BusLogger, workers: int) -> None:
+    logger.warning(
         "each of the %d workers has a bus of its own, and what one publishes reaches no other: "
         "give the bus a store to share, as EventBus('sqlite:///events.db')",
         workers,

@@ -2,20 +2,18 @@
 
 __all__ = ("Circuit", "CircuitBreaker")
 
-import logging
 from datetime import timedelta
 from math import inf
 from typing import Any
 
 from anyio import Event
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock, seconds_of
 from eventbus.context import Context, verdict_on
 from eventbus.errors import InvalidOption
 from eventbus.middleware.chain import CallNext
 from eventbus.settling import Postponed, Rejected
-
-logger = logging.getLogger("eventbus")
 
 
 class CircuitBreaker:
@@ -47,9 +45,9 @@ class CircuitBreaker:
         """The kind of policy."""
         return "circuit_breaker"
 
-    def gate(self, name: str, clock: Clock) -> "Circuit":
+    def gate(self, name: str, clock: Clock, logger: BusLogger) -> "Circuit":
         """Begin with a closed circuit for a subscription."""
-        return Circuit(self.failures, self.reset, name, clock)
+        return Circuit(self.failures, self.reset, name, clock, logger)
 
 
 def _check_failures(failures: object) -> None:
@@ -64,13 +62,25 @@ class Circuit:
     heard, and while one attempt is probing, any failure opens it again.
     """
 
-    __slots__ = ("_clock", "_failures", "_in_a_row", "_name", "_open_until", "_probe", "_reset")
+    __slots__ = (
+        "_clock",
+        "_failures",
+        "_in_a_row",
+        "_logger",
+        "_name",
+        "_open_until",
+        "_probe",
+        "_reset",
+    )
 
-    def __init__(self, failures: int, reset: float, name: str, clock: Clock) -> None:
+    def __init__(
+        self, failures: int, reset: float, name: str, clock: Clock, logger: BusLogger
+    ) -> None:
         self._failures = failures
         self._reset = reset
         self._name = name
         self._clock = clock
+        self._logger = logger
         self._in_a_row = 0
         self._open_until: float | None = None
         self._probe: Event | None = None  # set when the attempt that probes has ended
@@ -118,7 +128,7 @@ class Circuit:
     def _open(self) -> None:
         self._open_until = self._clock.monotonic() + self._reset
         self._end_probe(is_mine=True)
-        logger.warning(
+        self._logger.warning(
             "%s has failed %d times in a row: its next attempt begins in %.3f s",
             self._name,
             self._in_a_row,
@@ -127,7 +137,7 @@ class Circuit:
 
     def _succeeded(self) -> None:
         if self._probe is not None:
-            logger.info("%s works again, after %d failures", self._name, self._in_a_row)
+            self._logger.info("%s works again, after %d failures", self._name, self._in_a_row)
             self._open_until = None
             self._end_probe(is_mine=True)
         if self._open_until is None:

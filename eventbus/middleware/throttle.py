@@ -8,6 +8,7 @@ from datetime import timedelta
 from math import inf
 from typing import Any
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock, seconds_of
 from eventbus.context import Context
 from eventbus.errors import InvalidOption
@@ -45,7 +46,7 @@ class Throttle:
         """The kind of policy."""
         return "throttle"
 
-    def gate(self, name: str, clock: Clock) -> "Starts":
+    def gate(self, name: str, clock: Clock, logger: BusLogger) -> "Starts":
         """Begin to count for a subscription."""
         return Starts(self.rate, self.per, clock)
 

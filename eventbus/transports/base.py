@@ -25,6 +25,7 @@ __all__ = (
     "KeepsSchedule",
     "KeepsSubscriptions",
     "KeepsTime",
+    "LogsAsBus",
     "Outcome",
     "Place",
     "Reading",
@@ -44,6 +45,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.message import Delivery, Message, Receipt, ReplyTo
@@ -416,6 +418,16 @@ class KeepsTime(Protocol):
     """A transport that takes its time from the bus."""
 
     clock: Clock
+
+
+@runtime_checkable
+class LogsAsBus(Protocol):
+    """A transport whose lines in the log begin as those of the bus, and have its field `bus`.
+
+    It begins with a `BusLogger()` of its own, and is given that of the bus before it is entered.
+    """
+
+    bus_logger: BusLogger
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from eventbus.activity import Activity
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.codec import JsonCodec
 from eventbus.context import FailedDelivery
@@ -29,6 +30,7 @@ from eventbus.transports.base import (
     KeepsMessages,
     KeepsSubscriptions,
     KeepsTime,
+    LogsAsBus,
     Transport,
 )
 from eventbus.transports.burying import bury
@@ -45,10 +47,13 @@ class FedExchange:
         transport: Transport[Subscription],
         timers: Timers,
         activity: Activity,
+        logger: BusLogger,
         *,
         schedule_size: int,
     ) -> None:
         self.transport = transport
+        if isinstance(transport, LogsAsBus):
+            transport.bus_logger = logger
         self.capabilities: Capabilities = transport.capabilities
         self.timers = timers
         self.carrier: CarriesRequests | None = None

@@ -252,7 +252,7 @@ insist = schema.insist
 
 def careless_crowd(folder: Path) -> dict[str, object]:
     """Do the same where nobody looks again what there is: the control."""
-    with patch.object(schema, "_version_of", always_the_first):
+    with patch.object(schema, "version_of", always_the_first):
         return crowd(folder)
 
 

@@ -1,5 +1,6 @@
 """Stores of older versions are opened, and go on; what happens meanwhile does not harm them."""
 
+import logging
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -74,6 +75,18 @@ def test_it_becomes_what_a_new_one_is(first: Path, tmp_path: Path) -> None:
     assert columns_of(first) == columns_of(new)
     with closing(sqlite3.connect(first)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+async def test_that_it_was_migrated_is_logged(
+    first: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, by the bus that has done it."""
+    caplog.set_level(logging.INFO, "eventbus")
+    for _ in range(2):
+        async with EventBus(f"sqlite:///{first}", name="shop"):
+            pass
+
+    assert caplog.messages == [f"shop: {first} was of version 1, and is of version {VERSION} now"]
 
 
 def test_a_store_of_version_2_becomes_one_too(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from typing_extensions import Unpack
 
 from eventbus.activity import Activity
 from eventbus.bus import EventBus
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import SystemClock
 from eventbus.context import Context
 from eventbus.contracts import Topic
@@ -248,4 +249,4 @@ class Store:
 
     def _exchange(self) -> Exchange:
         clock = SystemClock()
-        return exchange_for(self.url, clock, Timers(clock), Activity())
+        return exchange_for(self.url, clock, Timers(clock), Activity(), BusLogger())

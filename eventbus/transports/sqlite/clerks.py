@@ -8,7 +8,6 @@ into what was held in reserve.
 
 __all__ = ("Append", "Change", "Look", "Reader", "Writer")
 
-import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import stopwatch
 from eventbus.errors import EventBusError, StoreError
 from eventbus.transports.sqlite.desk import Job
@@ -27,12 +27,10 @@ from eventbus.transports.sqlite.mark import Mark
 from eventbus.transports.sqlite.packing import Compression
 from eventbus.transports.sqlite.records import Record, packed
 from eventbus.transports.sqlite.reserve import Reserve
-from eventbus.transports.sqlite.schema import insist, open_store, secure_names, set_up
+from eventbus.transports.sqlite.schema import VERSION, insist, open_store, secure_names, set_up
 from eventbus.transports.sqlite.settings import Settings
 
 R = TypeVar("R")
-
-logger = logging.getLogger("eventbus")
 
 IDLE_SECONDS = 1.0
 LOOK_SECONDS = 0.01
@@ -90,8 +88,9 @@ class Look(Job[R], Generic[R]):
 class Writer:
     """Writes, in its thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, logger: BusLogger) -> None:
         self._settings = settings
+        self._logger = logger
         self._path = settings.path
         self._connection: sqlite3.Connection | None = None
         self._mark: Mark | None = None
@@ -176,8 +175,8 @@ class Writer:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            set_up(self._path, self._settings.durability)
             durability = self._settings.durability
+            self._tell_of_migration(set_up(self._path, durability))
             self._connection = open_store(self._path, durability, GuardedConnection)
             self._connection.execute("PRAGMA busy_timeout=0")
             secure_names(self._connection, self._path)
@@ -185,6 +184,12 @@ class Writer:
             self._mark = self._checked_mark(self._connection)
             self._reserve.take()
         return self._connection
+
+    def _tell_of_migration(self, found: int) -> None:
+        if found < VERSION:
+            self._logger.info(
+                "%s was of version %d, and is of version %d now", self._path, found, VERSION
+            )
 
     def _checked_mark(self, connection: sqlite3.Connection) -> Mark:
         mark = Mark(self._path)
@@ -240,7 +245,7 @@ class Writer:
             return
         size = _size_of(self._path.with_name(f"{self._path.name}-wal"))
         if size > WAL_ALARM_BYTES and not self._has_alarmed:
-            logger.warning(
+            self._logger.warning(
                 "%s-wal has grown to %d bytes: something reads the store without an end, see that "
                 "no other program keeps it open",
                 self._path,

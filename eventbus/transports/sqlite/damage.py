@@ -2,18 +2,17 @@
 
 __all__ = ("Damaged", "OnDamage", "leave_out", "legible", "policy_of", "stop")
 
-import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias
 
 from eventbus.errors import StoreCorrupt
+from eventbus.transports.base import LogsAsBus
 
 Damaged: TypeAlias = Literal["stop", "quarantine"]
 
 OnDamage: TypeAlias = Callable[[str], None]
 """Told what is wrong, as "the record at position 3 is damaged". Reading goes on if it returns."""
-
-logger = logging.getLogger("eventbus")
 
 
 def stop(what: str) -> None:
@@ -28,14 +27,16 @@ def stop(what: str) -> None:
     )
 
 
-def leave_out(what: str) -> None:
+def leave_out(transport: LogsAsBus, what: str) -> None:
     """Say so, and deliver what is behind it: it stays where it is, and is never delivered."""
-    logger.error("%s, and left out: restore the store from a copy if you have one", what)
+    transport.bus_logger.error(
+        "%s, and left out: restore the store from a copy if you have one", what
+    )
 
 
-def policy_of(damaged: Damaged) -> OnDamage:
-    """Give what a URL asks for."""
-    return stop if damaged == "stop" else leave_out
+def policy_of(damaged: Damaged, transport: LogsAsBus) -> OnDamage:
+    """Give what the URL of a transport asks for."""
+    return stop if damaged == "stop" else partial(leave_out, transport)
 
 
 def legible(digits: str) -> str:

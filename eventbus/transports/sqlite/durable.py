@@ -8,7 +8,6 @@ batch of them is delivered again.
 
 __all__ = ("DurableSource",)
 
-import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Self, TypeVar
 
 from anyio import CancelScope
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.errors import StoreError
@@ -45,10 +45,9 @@ from eventbus.transports.sqlite.scan import Scan
 from eventbus.transports.sqlite.searching import look_for
 from eventbus.transports.sqlite.sequence import Behind, hold_back, let_go
 from eventbus.transports.sqlite.settlements import Ending, Settlements
+from eventbus.wording import counted
 
 R = TypeVar("R")
-
-logger = logging.getLogger("eventbus")
 
 CURSOR_LAG = 4096
 """How many records that are not for it a subscription passes by before that is written down."""
@@ -66,18 +65,20 @@ class DurableSource:
         clock: Clock,
         storing: Callable[[Sequence[Message]], Storing],
         on_damage: OnDamage,
+        logger: BusLogger,
     ) -> None:
         self.spec = spec
         self._storing = storing
         self._on_damage = on_damage
+        self._logger = logger
         self.number = 0
         self.began = 0
         self._session = session
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        self._scan = Scan(reader, spec, on_damage)
-        self._settlements = Settlements(writer, self._write)
+        self._scan = Scan(reader, spec, on_damage, logger)
+        self._settlements = Settlements(writer, self._write, spec.name, logger)
         self._cursor = 0
         self._first_new: int | None = None
         self._held: dict[int, Delivery] = {}
@@ -229,10 +230,10 @@ class DurableSource:
         """Tell what is lost, if anything is."""
         if loss is None:
             return
-        logger.warning(
-            "%s has lost %d messages of positions %d to %d, %s",
+        self._logger.warning(
+            "%s has lost %s of positions %d to %d, %s",
             self.spec.name,
-            loss.messages,
+            counted(loss.messages, "message"),
             loss.first,
             loss.last,
             why,
@@ -285,7 +286,9 @@ class DurableSource:
 
     async def _begin_anew(self) -> None:
         """Begin as a new subscription: it was forgotten while it runs here."""
-        logger.warning("%s was forgotten, by another process, and begins anew", self.spec.name)
+        self._logger.warning(
+            "%s was forgotten, by another process, and begins anew", self.spec.name
+        )
         self._first_new = self._cursor + 1  # What has come since is not lost, and no replay.
         anew = Change(self._establish)
         self._writer.submit(anew)
@@ -436,18 +439,18 @@ class DurableSource:
         behind: Behind | None,
     ) -> None:
         lane, after = None if behind is None else behind.lane, failure.message.position
-        is_kept = bury(connection, failure, position, lane)
+        is_kept = bury(connection, self._logger, failure, position, lane)
         if lane is not None and after is not None:
             hold_back(connection, self.number, self._session, lane=lane, after=after)
             if not is_kept:  # retention was faster, and there is nothing to wait for
                 let_go(connection)
 
     def _tell_of_lost(self, deliveries: int) -> None:
-        logger.warning(
-            "%s: %d deliveries were settled too late, another process has taken them over, or "
-            "forgotten the subscription: did this one not answer for longer than ack_wait=%s?",
+        self._logger.warning(
+            "%s: %s settled too late, as another process has taken over, or forgotten the "
+            "subscription: did this one not answer for longer than ack_wait=%s?",
             self.spec.name,
-            deliveries,
+            counted(deliveries, "delivery"),
             self.spec.ack_wait,
         )
 

@@ -2,13 +2,13 @@
 
 __all__ = ("MOST_KEPT", "bury", "newest", "purge", "read_records", "send_again", "unsend")
 
-import logging
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pydantic_core import from_json, to_json
 
+from eventbus.bus_logger import BusLogger
 from eventbus.context import FailedDelivery
 from eventbus.errors import InvalidOption
 from eventbus.message import Message
@@ -23,14 +23,13 @@ from eventbus.transports.sqlite.records import (
 from eventbus.transports.sqlite.schema import RECORD
 from eventbus.transports.sqlite.sequence import COUNT, let_go
 
-logger = logging.getLogger("eventbus")
-
 MOST_KEPT = 10_000
 _FAILURE = "letter, subscription, error_type, error, traceback, attempts, failed_at"
 
 
 def bury(
     connection: sqlite3.Connection,
+    logger: BusLogger,
     failure: FailedDelivery,
     position: int,
     lane: str | None = None,

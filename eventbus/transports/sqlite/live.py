@@ -2,11 +2,11 @@
 
 __all__ = ("LiveSource",)
 
-import logging
 import sqlite3
 from collections.abc import Sequence
 from typing import Self
 
+from eventbus.bus_logger import BusLogger
 from eventbus.errors import StoreError
 from eventbus.message import Delivery, LaterDelivery
 from eventbus.transports.base import Dead, Outcome, SourceSpec
@@ -19,16 +19,22 @@ from eventbus.transports.sqlite.records import message_of
 from eventbus.transports.sqlite.scan import Scan
 from eventbus.transports.sqlite.searching import look_for
 
-logger = logging.getLogger("eventbus")
-
 
 class LiveSource:
     """Where one such subscription is. Its dead letters are kept in the store."""
 
-    def __init__(self, spec: SourceSpec, writer: Desk, reader: Desk, on_damage: OnDamage) -> None:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        writer: Desk,
+        reader: Desk,
+        on_damage: OnDamage,
+        logger: BusLogger,
+    ) -> None:
         self.began = 0
         self._spec = spec
-        self._scan = Scan(reader, spec, on_damage)
+        self._logger = logger
+        self._scan = Scan(reader, spec, on_damage, logger)
         self._writer = writer
         self._reader = reader
         self._first_new: int | None = None
@@ -74,9 +80,13 @@ class LiveSource:
         position = delivery.message.position
         assert position is not None  # noqa: S101 - it was read from the log
         try:
-            await self._writer.ask(Change(lambda one: bury(one, dead.failure, position)))
+            await self._writer.ask(
+                Change(lambda one: bury(one, self._logger, dead.failure, position))
+            )
         except StoreError as error:  # no reason to end the bus
-            logger.error("a dead letter of %s is not kept: %s", dead.failure.subscription, error)
+            self._logger.error(
+                "a dead letter of %s is not kept: %s", dead.failure.subscription, error
+            )
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Do nothing: nobody else could take them over."""

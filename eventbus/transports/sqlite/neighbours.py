@@ -2,19 +2,18 @@
 
 __all__ = ("Neighbours",)
 
-import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from functools import partial
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.transports.sqlite import sessions
 from eventbus.transports.sqlite.clerks import Change, Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.presence import is_gone
 from eventbus.transports.sqlite.sessions import Session
-
-logger = logging.getLogger("eventbus")
+from eventbus.wording import counted
 
 LOOK_SECONDS = 1.0
 BEATS_PER_WAIT = 3
@@ -27,9 +26,10 @@ class Neighbours:
     `ack_wait` loses what it has of that subscription.
     """
 
-    def __init__(self, session: int, clock: Clock) -> None:
+    def __init__(self, session: int, clock: Clock, logger: BusLogger) -> None:
         self._session = session
         self._clock = clock
+        self._logger = logger
         self._seen: dict[int, tuple[int, float]] = {}  # by session: its count, and since when
         self._last_beat = self._last_look = clock.monotonic()
 
@@ -47,7 +47,7 @@ class Neighbours:
 
     def _warn_if_late(self, seconds: float, ack_wait: float) -> None:
         if seconds > ack_wait:
-            logger.warning(
+            self._logger.warning(
                 "this bus gave no sign of life for %.1f s, longer than ack_wait=%s: what it was "
                 "handling may be handled by another process too; do not block the event loop",
                 seconds,
@@ -84,9 +84,12 @@ class Neighbours:
         freed = sessions.free(
             connection, session, now=round(self._clock.now() * 1e6), subscriptions=subscriptions
         )
-        if freed:
-            logger.warning(
-                "%d deliveries of a process that %s are delivered again, one by one",
-                freed,
-                "ended without giving them back" if subscriptions is None else "does not answer",
+        has_ended = subscriptions is None
+        whose = "had that ended without giving it back" if has_ended else "has that does not answer"
+        for name, deliveries in freed.items():
+            self._logger.warning(
+                "%s is given again, one by one, what a process %s: %s",
+                name,
+                whose,
+                counted(deliveries, "delivery"),
             )

@@ -5,19 +5,17 @@ A bus that asks nothing looks for nothing.
 
 __all__ = ("Postbox",)
 
-import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.message import Message, ReplyTo
 from eventbus.transports.sqlite import requests
 from eventbus.transports.sqlite.clerks import Change, Look
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.requests import Reply
-
-logger = logging.getLogger("eventbus")
 
 
 class Postbox:
@@ -33,6 +31,7 @@ class Postbox:
         reader: Desk,
         clock: Clock,
         deliver: Callable[[int, str], None],
+        logger: BusLogger,
     ) -> None:
         self.address = f"$reply.{session}"
         self._session = session
@@ -40,6 +39,7 @@ class Postbox:
         self._reader = reader
         self._clock = clock
         self._deliver = deliver
+        self._logger = logger
         self._has_asked = False
         self._waits_until = 0.0
         self._read = self._removed = 0
@@ -122,7 +122,7 @@ class Postbox:
     def _tell(self, work: Callable[[sqlite3.Connection], object]) -> None:
         def note() -> None:
             if job.error is not None:
-                logger.error("what other buses were to be told is lost: %s", job.error)
+                self._logger.error("what other buses were to be told is lost: %s", job.error)
 
         job = Change(work, note)
         if not self._is_closed:

@@ -2,10 +2,10 @@
 
 __all__ = ("Scan",)
 
-import logging
 import sqlite3
 from collections import deque
 
+from eventbus.bus_logger import BusLogger
 from eventbus.transports.base import SourceSpec
 from eventbus.transports.sqlite.clerks import Look
 from eventbus.transports.sqlite.damage import OnDamage
@@ -14,8 +14,6 @@ from eventbus.transports.sqlite.log import Page, read_page
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.records import Record
 from eventbus.transports.sqlite.wanting import wants
-
-logger = logging.getLogger("eventbus")
 
 RECORDS_PER_PAGE = 256
 
@@ -26,12 +24,15 @@ class Scan:
     `seen` is the position up to which the log was read, `ahead` holds what is wanted up to there.
     """
 
-    def __init__(self, desk: Desk, spec: SourceSpec, on_damage: OnDamage) -> None:
+    def __init__(
+        self, desk: Desk, spec: SourceSpec, on_damage: OnDamage, logger: BusLogger
+    ) -> None:
         self.seen = 0
         self.ahead: deque[Record] = deque()
         self._desk = desk
         self._spec = spec
         self._on_damage = on_damage
+        self._logger = logger
         self._is_wanted = wants(spec.patterns)
         self._has_news = True
         self._pulse = Pulse()
@@ -80,7 +81,7 @@ class Scan:
     def _note(self, page: Page) -> bool:
         # A durable one is told by who claims: the store knows what would have been given to it.
         if page.removed > self.seen and not self._spec.is_durable:
-            logger.warning(
+            self._logger.warning(
                 "%s loses what it has not read of positions %d to %d, which retention has removed",
                 self._spec.name,
                 self.seen + 1,

@@ -37,7 +37,6 @@ __all__ = (
     "version_of",
 )
 
-import logging
 import os
 import re
 import sqlite3
@@ -47,8 +46,6 @@ from threading import Event
 from eventbus.errors import StoreVersion
 from eventbus.transports.sqlite.edge import unwritable
 from eventbus.transports.sqlite.settings import Durability
-
-logger = logging.getLogger("eventbus")
 
 APPLICATION_ID = 0x65764273  # "evBs"
 VERSION = 3
@@ -244,10 +241,11 @@ def insist(connection: sqlite3.Connection, statement: str) -> None:
     connection.execute(statement).fetchall()
 
 
-def set_up(path: Path, durability: Durability) -> None:
-    """Make the file a store of this version, unless it is one already.
+def set_up(path: Path, durability: Durability) -> int:
+    """Make the file a store of this version, unless it is one already; give its version before.
 
-    An older one is led to it in one transaction: all of it is done, or nothing.
+    An older one is led to it in one transaction: all of it is done, or nothing. What was none yet
+    counts as one of this version.
 
     Raises:
         StoreError: It cannot be written.
@@ -268,7 +266,8 @@ def set_up(path: Path, durability: Durability) -> None:
         if version == 0:
             _create(connection)
         elif version < VERSION:
-            _migrate(connection, path)
+            return _migrate(connection, path)
+        return VERSION
     finally:
         connection.close()
 
@@ -314,16 +313,15 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Lead an older store to this version, as far as no other process was faster."""
+def _migrate(connection: sqlite3.Connection, path: Path) -> int:
+    """Lead an older store to this version, as far as no other process was faster; give its own."""
     insist(connection, "BEGIN IMMEDIATE")
     found = version_of(connection, path)
     for version in range(found, VERSION):
         _run(connection, _STEPS[version])
         connection.execute(f"PRAGMA user_version={version + 1}")
     connection.execute("COMMIT")
-    if found < VERSION:
-        logger.info("%s was of version %d, and is of version %d now", path, found, VERSION)
+    return found
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
+from eventbus.transports.sqlite.damage import legible
 from eventbus.transports.sqlite.presence import this_place, this_process
 
 
@@ -53,21 +54,27 @@ def free(
     *,
     now: int,
     subscriptions: Sequence[int] | None = None,
-) -> int:
-    """Free what a session had that does not answer; give how many deliveries.
+) -> dict[str, int]:
+    """Free what a session had that does not answer; give how many deliveries of which subscription.
 
     What was waiting to be tried again cannot have been what killed it; all else is suspect. Without
     `subscriptions` the session is gone, and forgotten.
     """
     chosen = None if subscriptions is None else to_json(subscriptions).decode()
-    freed = connection.execute(
-        "UPDATE delivery SET owner = NULL, suspect = max(suspect, due <= ?) WHERE owner = ? "
-        "AND (? IS NULL OR subscription IN (SELECT value FROM json_each(?)))",
+    had = "owner = ? AND (? IS NULL OR subscription IN (SELECT value FROM json_each(?)))"
+    (freed,) = connection.execute(
+        "SELECT json_group_array(json_array(hex(name), deliveries)) FROM ("
+        "SELECT name, count(*) AS deliveries FROM delivery JOIN subscription ON id = subscription "
+        f"WHERE {had} GROUP BY id ORDER BY name)",
+        (session, chosen, chosen),
+    ).fetchone()
+    connection.execute(
+        f"UPDATE delivery SET owner = NULL, suspect = max(suspect, due <= ?) WHERE {had}",
         (now, session, chosen, chosen),
-    ).rowcount
+    )
     if subscriptions is None:
         _forget(connection, session)
-    return freed
+    return {legible(name): deliveries for name, deliveries in from_json(freed)}
 
 
 def end(connection: sqlite3.Connection, session: int) -> None:

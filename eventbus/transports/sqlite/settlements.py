@@ -2,20 +2,19 @@
 
 __all__ = ("Settlements",)
 
-import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TypeAlias
 
+from eventbus.bus_logger import BusLogger
 from eventbus.transports.base import Outcome
 from eventbus.transports.sqlite.clerks import Change
 from eventbus.transports.sqlite.desk import Desk
 from eventbus.transports.sqlite.pulse import Pulse
 from eventbus.transports.sqlite.sequence import Behind
-
-logger = logging.getLogger("eventbus")
+from eventbus.wording import counted
 
 Ending: TypeAlias = tuple[int, int, Outcome, Behind | None]
 """The position of a delivery, the attempts begun, how it ended, and what is to wait for it then."""
@@ -29,9 +28,11 @@ class Settlements:
     What could not be written is tried again with `flush`: nothing is forgotten.
     """
 
-    def __init__(self, writer: Desk, write: Write) -> None:
+    def __init__(self, writer: Desk, write: Write, subscription: str, logger: BusLogger) -> None:
         self._writer = writer
         self._write = write
+        self._subscription = subscription
+        self._logger = logger
         self._gathered: deque[Ending] = deque()
         self._batch: list[Ending] = []
         self._job: Change[None] | None = None
@@ -94,8 +95,11 @@ class Settlements:
         job, self._job = self._job, None
         batch, self._batch = self._batch, []
         if job is not None and job.error is not None:
-            logger.error(
-                "the endings of %d deliveries wait to be written: %s", len(batch), job.error
+            self._logger.error(
+                "%s: how %s ended waits to be written: %s",
+                self._subscription,
+                counted(len(batch), "delivery"),
+                job.error,
             )
             self._gathered.extendleft(reversed(batch))
         else:

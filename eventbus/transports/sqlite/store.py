@@ -2,7 +2,6 @@
 
 __all__ = ("SqliteTransport",)
 
-import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Self, TypeAlias, cast
 from anyio import CancelScope, move_on_after
 
 from eventbus._loop import Bell
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.errors import StoreCorrupt, StoreError
@@ -36,8 +36,6 @@ from eventbus.transports.sqlite.records import Record, packed, record_of
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.shrinking import rewrite_once, shrink
 from eventbus.transports.sqlite.survey import survey
-
-logger = logging.getLogger("eventbus")
 
 TICK_SECONDS = 0.25
 CLOSE_SECONDS = 5.0
@@ -69,9 +67,10 @@ class SqliteTransport:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self.clock = clock
+        self.bus_logger = BusLogger()
         self._outbox = Outbox(settings.path)
         self.schedule_size = SCHEDULE_SIZE
-        self.on_damage: OnDamage = policy_of(settings.damaged)
+        self.on_damage: OnDamage = policy_of(settings.damaged, self)
         self.on_departure: Callable[[], None] = lambda: None
         self.on_reply: Callable[[int, str], None] = lambda number, text: None
         self._postbox: Postbox | None = None
@@ -91,14 +90,19 @@ class SqliteTransport:
         news = Bell(self._hear_news)
         self._departures = Departures(self.clock)
         reader = Reader(self._settings, news.ring, self._departures.look)
-        self._writer = Desk("eventbus-sqlite-writer", Writer(self._settings))
+        self._writer = Desk("eventbus-sqlite-writer", self._new_writer())
         self._reader = Desk("eventbus-sqlite-reader", reader)
         self._expiry = Expiry(self._settings, self.clock, self._writer, self._reader, self._let_out)
         try:
             self._session = await self._writer.ask(Change(sessions.begin))
-            self._neighbours = Neighbours(self._session, self.clock)
+            self._neighbours = Neighbours(self._session, self.clock, self.bus_logger)
             self._postbox = Postbox(
-                self._session, self._writer, self._reader, self.clock, self.on_reply
+                self._session,
+                self._writer,
+                self._reader,
+                self.clock,
+                self.on_reply,
+                self.bus_logger,
             )
             await self._writer.ask(Change(self._neighbours.free_the_gone))
         except BaseException:
@@ -117,7 +121,9 @@ class SqliteTransport:
             await self._reader.close()
             await self._writer.close()
         if patience.cancelled_caught:
-            logger.error("the store did not close within %s s: its threads stay", CLOSE_SECONDS)
+            self.bus_logger.error(
+                "the store did not close within %s s: its threads stay", CLOSE_SECONDS
+            )
         self._sources.clear()
         self._session = 0
 
@@ -134,7 +140,10 @@ class SqliteTransport:
             except StoreCorrupt:
                 raise
             except StoreError as error:  # a full disk, say: it may be better in a moment
-                logger.error("the store cannot be looked after: %s", error)
+                self.bus_logger.error("the store cannot be looked after: %s", error)
+
+    def _new_writer(self) -> Writer:
+        return Writer(self._settings, self.bus_logger)
 
     async def _keep_house(self) -> None:
         for source in tuple(self._sources):
@@ -299,7 +308,7 @@ class SqliteTransport:
         if self._session:
             job = Change(cancel, self._departures.look_again)
             return self._writer.ask_standing_still(job, CANCEL_SECONDS)
-        job, writer = Change(cancel), Writer(self._settings)
+        job, writer = Change(cancel), self._new_writer()
         writer.serve([cast("Job[object]", job)])
         writer.close()
         return job.outcome()
@@ -318,9 +327,10 @@ class SqliteTransport:
                 self.clock,
                 self._storing_beside,
                 self.on_damage,
+                self.bus_logger,
             )
         else:
-            source = LiveSource(spec, self._writer, self._reader, self.on_damage)
+            source = LiveSource(spec, self._writer, self._reader, self.on_damage, self.bus_logger)
         self._sources.add(source)
         return source
 
@@ -418,7 +428,7 @@ class SqliteTransport:
         if self._session:
             yield self._writer
             return
-        desk = Desk("eventbus-sqlite-writer", Writer(self._settings))
+        desk = Desk("eventbus-sqlite-writer", self._new_writer())
         try:
             yield desk
         finally:

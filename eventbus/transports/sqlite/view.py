@@ -18,6 +18,7 @@ from typing import NoReturn, Self, TypeAlias
 
 from anyio import CancelScope
 
+from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
 from eventbus.errors import StoreError, StoreVersion
@@ -53,7 +54,8 @@ class StoreView:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._path = settings.path
         self._clock = clock
-        self.on_damage: OnDamage = policy_of(settings.damaged)
+        self.bus_logger = BusLogger()
+        self.on_damage: OnDamage = policy_of(settings.damaged, self)
 
     async def __aenter__(self) -> Self:
         """Open the store.
@@ -97,7 +99,7 @@ class StoreView:
 
     def open(self, spec: SourceSpec) -> LiveSource:
         """Give what reads along the log, as far as it goes now."""
-        return LiveSource(spec, self._desk, self._desk, self.on_damage)
+        return LiveSource(spec, self._desk, self._desk, self.on_damage, self.bus_logger)
 
     async def read(
         self,
