@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from eventbus import EventBus, StoreError
 from eventbus.clock import SystemClock
+from eventbus.testing.transports.protocol import Spec
 from eventbus.transports.sqlite import Settings, StoreView, may_write
 from eventbus.transports.sqlite.mark import Mark
 from tests.gate import Gate
@@ -141,8 +142,11 @@ def test_another_version_says_what_to_do(
     assert ended.complaint.count("\n") == 1
 
 
-async def test_who_opens_and_changes_it_meanwhile_is_noticed(opened: Opened, store: Path) -> None:
+async def test_who_opens_and_changes_it_meanwhile_is_noticed(
+    opened: Opened, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was read by then is given up; who looks again sees what there is."""
+    monkeypatch.setattr("eventbus.transports.sqlite.view.LOOK_SECONDS", 60)  # else it looks before
     async with opened() as bus:
         await bus.publish("orders", {})
     async with view_of(store) as view:
@@ -152,6 +156,26 @@ async def test_who_opens_and_changes_it_meanwhile_is_noticed(opened: Opened, sto
         with pytest.raises(StoreError, match=r"was changed, .* look again"):
             await view.figures()
         assert (await view.figures()).last == 2
+
+
+@pytest.mark.parametrize("is_beside", [True, False], ids=["beside", "as it is"])
+async def test_who_follows_hears_what_others_publish(
+    opened: Opened, store: Path, is_beside: bool
+) -> None:
+    """Whoever opens the file meanwhile, and whether or not it could be written."""
+    async with opened() as bus:
+        await bus.publish("orders", {"n": 1})
+    async with (
+        StoreView(Settings(path=store), SystemClock(), is_beside=is_beside) as view,
+        view.open(Spec(start="first")) as source,
+    ):
+        payloads = [one.message.payload for one in await source.fetch(1)]
+        async with opened() as bus:
+            await bus.publish("orders", {"n": 2})
+            while len(payloads) < 2:
+                payloads += [one.message.payload for one in await source.fetch(1)]
+
+    assert payloads == [{"n": 1}, {"n": 2}]
 
 
 # --- what somebody has open -----------------------------------------------------------------------

@@ -3,7 +3,7 @@
 __all__ = ("compact",)
 
 from eventbus.cli.show import progress, show_line
-from eventbus.cli.store import Url, opened
+from eventbus.cli.store import Purpose, Url, opened
 from eventbus.cli.text import counted, size
 
 
@@ -13,7 +13,7 @@ def compact(*, url: Url) -> None:
     Others may use the store meanwhile. A file that an older eventbus made is written anew, once:
     who publishes waits for that, up to a minute.
     """
-    with opened(url) as store:
+    with opened(url, Purpose.KEEPING) as store:
         before = store.figures()
         with progress("removing", before.last) as tell_progress:
             store.remove_now(tell_progress)

@@ -10,7 +10,7 @@ import typer
 from eventbus.cli.ending import fail
 from eventbus.cli.event import line_of, moment, payload_text
 from eventbus.cli.show import show_line, show_table
-from eventbus.cli.store import Store, Url, opened
+from eventbus.cli.store import Purpose, Store, Url, opened
 from eventbus.cli.text import counted, json_text
 from eventbus.context import FailedDelivery
 from eventbus.errors import InvalidOption
@@ -34,7 +34,7 @@ def list_letters(
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, newest first; `waiting` counts what waits behind a sequenced one."""
-    with opened(url, only_looks=True) as store:
+    with opened(url, Purpose.LOOKING) as store:
         letters = store.dead_letters(subscription, limit, before)
     if as_json:
         for one in letters:
@@ -53,7 +53,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter: its event, and why it failed."""
-    with opened(url, only_looks=True) as store:
+    with opened(url, Purpose.LOOKING) as store:
         found = next((one for one in all_letters(store) if one.id == id), None)
     if found is None:
         raise InvalidOption(f"no dead letter {id!r} is kept: see `eventbus dlq list`")
@@ -78,7 +78,7 @@ def redrive(
     durable stay: they end with their application.
     """
     _require_choice(ids, subscription, every=every)
-    with opened(url) as store:
+    with opened(url, Purpose.MENDING) as store:
         sent = store.redrive(subscription, ids)
     _conclude("redriven", sent, ids, as_json=as_json)
 
@@ -93,7 +93,7 @@ def purge(
 ) -> None:
     """Forget dead letters, for good."""
     _require_choice(ids, subscription, every=every)
-    with opened(url) as store:
+    with opened(url, Purpose.MENDING) as store:
         purged = store.purge(subscription, ids)
     _conclude("purged", purged, ids, as_json=as_json)
 

@@ -1,6 +1,6 @@
 """How a command ends: what went wrong is one sentence on stderr, and a code."""
 
-__all__ = ("complain", "concluded", "fail", "show_trace")
+__all__ = ("INTERRUPTED", "complain", "concluded", "fail", "show_trace")
 
 import os
 import sys

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from eventbus.cli.show import Row, console, make_table, show_line, show_table
-from eventbus.cli.store import Store, Url, opened
+from eventbus.cli.store import Purpose, Store, Url, opened
 from eventbus.cli.text import age, counted, json_text, size
 from eventbus.clock import SystemClock
 from eventbus.errors import InvalidOption
@@ -40,7 +40,7 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print one object of JSON.")] = False,
 ) -> None:
     """Show what a store holds, and how far each durable subscription is."""
-    with opened(url, only_looks=True) as store:
+    with opened(url, Purpose.LOOKING) as store:
         figures = store.figures()
     if as_json:
         show_line(json_text(asdict(figures)))
@@ -64,7 +64,7 @@ def top(
     """
     if not (once or as_json or sys.stdout.isatty()):
         raise InvalidOption("top draws on a terminal, and stdout is none: add --once or --json")
-    with suppress(KeyboardInterrupt), opened(url, only_looks=True) as store:
+    with suppress(KeyboardInterrupt), opened(url, Purpose.LOOKING) as store:
         samples = _samples(store, interval)
         if once:
             _print(next(samples), as_json=as_json)

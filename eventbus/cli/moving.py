@@ -13,7 +13,7 @@ import typer
 from eventbus.cli.event import line_of, message_of_line
 from eventbus.cli.publishing import STDIN, publish_lines
 from eventbus.cli.show import progress, show_line
-from eventbus.cli.store import Store, Url, opened
+from eventbus.cli.store import Purpose, Store, Url, opened
 from eventbus.cli.tail import StartOption, start_of
 from eventbus.cli.text import counted, json_text
 from eventbus.errors import InvalidEvent, StoreCorrupt
@@ -32,7 +32,7 @@ def export_events(
     start: StartOption = "first",
 ) -> None:
     """Write what is stored by now to stdout, as lines of JSON that `import` reads."""
-    with opened(url, only_looks=True) as store:
+    with opened(url, Purpose.LOOKING) as store:
         _read(store, patterns or [">"], start_of(start), _write, prints=True)
 
 
@@ -51,7 +51,7 @@ def import_events(
         repeated += sum(one.duplicate for one in receipts)
 
     source = nullcontext(sys.stdin.buffer) if str(file) == STDIN else file.open("rb")
-    with source as stream, opened(url, may_create=True) as store:
+    with source as stream, opened(url, Purpose.FEEDING) as store:
         total = publish_lines(store, stream, message_of_line, count)
     show_line(f"imported {counted(total - repeated, 'event')}, {repeated:,} were there already")
 
@@ -77,7 +77,7 @@ def verify(*, url: Url) -> None:
             unreadable += 1
             first = first or str(flaw)
 
-    with opened(url, only_looks=True) as store:
+    with opened(url, Purpose.LOOKING) as store:
         store.read_on_behind_damage(note)
         records = _read(store, [">"], "first", look)
         letters = _read_letters(store)

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from eventbus.cli.event import new_message
 from eventbus.cli.lines import Line, batches
 from eventbus.cli.show import progress, show_line
-from eventbus.cli.store import Store, Url, opened
+from eventbus.cli.store import Purpose, Store, Url, opened
 from eventbus.cli.text import counted, json_text
 from eventbus.errors import EventBusError, InvalidOption
 from eventbus.message import Message, Receipt
@@ -50,7 +50,7 @@ def publish(
     if id is not None:
         raise InvalidOption("--id names one event: give its JSON as an argument")
     make(b"null")  # what is wrong with the topic or an option is no flaw of the first line
-    with opened(url, may_create=True) as store:
+    with opened(url, Purpose.FEEDING) as store:
         tell = _tell_json if as_json else _ignore
         total = publish_lines(store, sys.stdin.buffer, make, tell, prints=as_json)
     if not as_json:
@@ -59,7 +59,7 @@ def publish(
 
 def _publish_one(url: str, message: Message, *, as_json: bool) -> None:
     tell = _tell_json if as_json else _tell
-    with opened(url, may_create=True) as store:
+    with opened(url, Purpose.FEEDING) as store:
         tell(store.publish([message]))
 
 

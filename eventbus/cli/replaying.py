@@ -9,7 +9,7 @@ import typer
 
 from eventbus.cli.event import line_of, readable
 from eventbus.cli.show import progress
-from eventbus.cli.store import Reread, Url, opened
+from eventbus.cli.store import Purpose, Reread, Url, opened
 from eventbus.cli.tail import place_of
 from eventbus.cli.text import json_text, printable
 from eventbus.clock import SystemClock
@@ -46,7 +46,7 @@ def replay(
             "last_per_key": last_per_key,
         }
     )
-    with opened(url, only_looks=True) as store:
+    with opened(url, Purpose.LOOKING) as store:
         _show(store.reread(patterns, options), speed, as_json=as_json)
 
 

@@ -4,11 +4,12 @@ The store's own event loop runs in a thread of its own. So commands can read and
 plainest way, and a signal ends them wherever they wait.
 """
 
-__all__ = ("Pages", "Reread", "Store", "Url", "opened")
+__all__ = ("Pages", "Purpose", "Reread", "Store", "Url", "opened")
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from typing import Annotated, TypeAlias
 
@@ -16,6 +17,7 @@ import typer
 from anyio import sleep
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from eventbus.cli.waiting import Patience, impatient
 from eventbus.clock import SystemClock
 from eventbus.context import FailedDelivery
 from eventbus.errors import InvalidOption, UnsupportedByTransport
@@ -33,7 +35,7 @@ from eventbus.transports.base import (
     Transport,
 )
 from eventbus.transports.figures import KeepsFigures, StoreFigures
-from eventbus.transports.sqlite import Settings, StoreView, may_write
+from eventbus.transports.sqlite import Settings, SqliteTransport, StoreView, may_write
 from eventbus.transports.upkeep import KeepsHouse, NoticesDamage
 
 Url: TypeAlias = Annotated[
@@ -110,13 +112,17 @@ class Reread:
 class Store:
     """What a transport can do for a command."""
 
-    def __init__(self, portal: BlockingPortal, carrier: Transport[SourceSpec]) -> None:
+    def __init__(
+        self, portal: BlockingPortal, carrier: Transport[SourceSpec], patience: Patience
+    ) -> None:
         self._portal = portal
         self._transport = carrier
+        self._patience = patience
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Have messages accepted."""
-        return self._portal.call(self._transport.publish, messages)
+        with self._patience.told():
+            return self._portal.call(self._transport.publish, messages)
 
     @contextmanager
     def reading(self, patterns: Sequence[str], start: Start) -> Generator[Pages]:
@@ -191,11 +197,13 @@ class Store:
 
     def redrive(self, subscription: str | None, ids: Sequence[str] | None) -> int:
         """Deliver dead letters again."""
-        return self._portal.call(self._keeper().redrive, subscription, ids)
+        with self._patience.told():
+            return self._portal.call(self._keeper().redrive, subscription, ids)
 
     def purge(self, subscription: str | None, ids: Sequence[str] | None) -> int:
         """Forget dead letters."""
-        return self._portal.call(self._keeper().purge, subscription, ids)
+        with self._patience.told():
+            return self._portal.call(self._keeper().purge, subscription, ids)
 
     def _keeper(self) -> KeepsDeadLetters:
         if not isinstance(self._transport, KeepsDeadLetters):
@@ -203,37 +211,58 @@ class Store:
         return self._transport
 
 
-@contextmanager
-def opened(url: str, *, may_create: bool = False, only_looks: bool = False) -> Generator[Store]:
-    """Open the store of a URL for the length of a block.
+class Purpose(Enum):
+    """What a store is opened for, from which follows what it needs, and what is removed from it."""
 
-    Who only looks may do so where the store cannot be written.
+    LOOKING = "nothing is changed"
+    MENDING = "what is beyond the limits of the URL stays"
+    FEEDING = "it is made where there is none"
+    KEEPING = "what is beyond the limits of the URL is removed"
+
+
+@contextmanager
+def opened(url: str, purpose: Purpose) -> Generator[Store]:
+    """Open the store of a URL for the length of a block, which an interrupt ends at once.
+
+    Who only looks waits for nobody who writes it, and may do so where it cannot be written.
 
     Raises:
         InvalidOption: The URL has no store, or none yet.
         UnknownTransport: No installed transport serves it.
         StoreError: It cannot be opened, or not trusted.
     """
-    carrier = _transport_of(url, may_create=may_create, only_looks=only_looks)
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(carrier):
-        serving = portal.start_task_soon(carrier.serve)
-        try:
-            yield Store(portal, carrier)
-        finally:
-            serving.cancel()
+    settings = _settings_of(url, purpose)
+    carrier = _transport_of(url, settings, purpose)
+    patience = Patience(None if settings is None else settings.path)
+    with impatient(), start_blocking_portal() as portal, ExitStack() as stack:
+        with patience.told():
+            stack.enter_context(portal.wrap_async_context_manager(carrier))
+        stack.callback(portal.start_task_soon(carrier.serve).cancel)
+        yield Store(portal, carrier, patience)
 
 
-def _transport_of(url: str, *, may_create: bool, only_looks: bool) -> Transport[SourceSpec]:
+def _settings_of(url: str, purpose: Purpose) -> Settings | None:
+    """Read the URL of a file, and see that it is there; None of another store."""
     scheme = url.partition(":")[0].lower()
     if scheme == "memory":
         raise InvalidOption(
             "memory:// is within one process: give the URL of a store, as sqlite:///events.db"
         )
-    if scheme == "sqlite" and not may_create:
-        settings = Settings.of_url(url)
-        if not settings.path.exists():
-            raise InvalidOption(f"there is no store {settings.path}: look at how it is spelt")
-        if only_looks and not may_write(settings.path):
-            return StoreView(settings, SystemClock())
+    if scheme != "sqlite":
+        return None
+    settings = Settings.of_url(url)
+    if purpose is not Purpose.FEEDING and not settings.path.exists():
+        raise InvalidOption(f"there is no store {settings.path}: look at how it is spelt")
+    return settings
+
+
+def _transport_of(url: str, settings: Settings | None, purpose: Purpose) -> Transport[SourceSpec]:
     made: Callable[..., Transport[SourceSpec]] = transport
-    return made(url, SystemClock())
+    if settings is None:
+        return made(url, SystemClock())
+    if purpose is Purpose.LOOKING:
+        return StoreView(settings, SystemClock(), is_beside=may_write(settings.path))
+    if purpose is Purpose.MENDING:
+        settings = settings.without_limits()
+    mending: Callable[..., Transport[SourceSpec]] = SqliteTransport
+    return mending(settings, SystemClock())

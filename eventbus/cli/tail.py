@@ -10,7 +10,7 @@ import typer
 
 from eventbus.cli.event import line_of, readable
 from eventbus.cli.show import show_line
-from eventbus.cli.store import Pages, Url, opened
+from eventbus.cli.store import Pages, Purpose, Url, opened
 from eventbus.cli.text import json_text
 from eventbus.errors import InvalidOption
 from eventbus.message import Message
@@ -46,7 +46,7 @@ def tail(
     begin = start_of(start)
     with (
         suppress(KeyboardInterrupt),
-        opened(url) as store,
+        opened(url, Purpose.LOOKING) as store,
         store.reading(patterns or [">"], begin) as pages,
     ):
         _follow(pages, count, as_json=as_json)

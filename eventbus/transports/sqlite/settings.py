@@ -3,7 +3,7 @@
 __all__ = ("Durability", "Settings")
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 from urllib.parse import unquote
@@ -77,6 +77,10 @@ class Settings:
     def _limit(self, name: LimitName) -> Limit | None:
         most = getattr(self, name)
         return None if most is None else Limit(name, most)
+
+    def without_limits(self) -> "Settings":
+        """Give those of who removes nothing."""
+        return replace(self, max_age=None, max_count=None, max_bytes=None, limits_by_pattern=())
 
     @property
     def keeps_all(self) -> bool:

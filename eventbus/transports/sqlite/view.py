@@ -1,15 +1,16 @@
-"""A store that is looked at by who cannot write it: a copy, say, or that of another user.
+"""A store that is only looked at: nothing in it is changed, and who writes it is not waited for.
 
-Where files of SQLite stand beside it, somebody has it open, or died with it: it is read as by any
-reader. Where none do, nobody has it open, and it is read without a lock. Whoever opens and changes
-it meanwhile is noticed by the file's time: what was read by then is given up.
+Who may write it reads beside those who do. Who may not, as a copy, say, or that of another user,
+does so where files of SQLite stand beside it: somebody has it open, or died with it. Where none do,
+nobody has it open, and it is read without a lock. Whoever opens and changes it meanwhile is noticed
+by the file's time: what was read by then is given up.
 """
 
 __all__ = ("StoreView", "may_write")
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from typing import NoReturn, Self, TypeAlias
 
 from anyio import CancelScope
 
+from eventbus._loop import Bell
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.context import FailedDelivery
@@ -26,7 +28,7 @@ from eventbus.message import Message, Receipt
 from eventbus.transports.base import Capabilities, Place, SourceSpec
 from eventbus.transports.figures import StoreFigures
 from eventbus.transports.sqlite import letters
-from eventbus.transports.sqlite.clerks import Change, Look
+from eventbus.transports.sqlite.clerks import LOOK_SECONDS, Change, Look
 from eventbus.transports.sqlite.damage import OnDamage, policy_of
 from eventbus.transports.sqlite.desk import Desk, Job
 from eventbus.transports.sqlite.edge import translated
@@ -34,7 +36,13 @@ from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.log import first_and_last
 from eventbus.transports.sqlite.mark import Mark
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
-from eventbus.transports.sqlite.schema import LOCK_SECONDS, VERSION, version_of
+from eventbus.transports.sqlite.schema import (
+    LOCK_SECONDS,
+    VERSION,
+    open_store,
+    set_up,
+    version_of,
+)
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.survey import survey
 
@@ -47,13 +55,20 @@ def may_write(store: Path) -> bool:
 
 
 class StoreView:
-    """Reads a store as `SqliteTransport` does, and changes nothing, in it or beside it."""
+    """Reads a store as `SqliteTransport` does, and changes nothing in it.
+
+    Unless `is_beside` those who write, nothing is changed beside it either. With it, an older store
+    is led to this version first.
+    """
 
     capabilities = Capabilities(replay=True, dead_letters=True)
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, *, is_beside: bool = False) -> None:
+        self._settings = settings
         self._path = settings.path
         self._clock = clock
+        self._is_beside = is_beside
+        self._sources: set[LiveSource] = set()
         self.bus_logger = BusLogger()
         self.on_damage: OnDamage = policy_of(settings.damaged, self)
 
@@ -65,7 +80,9 @@ class StoreView:
             StoreCorrupt: It is damaged, or misses records that were acknowledged.
             StoreError: It cannot be read.
         """
-        self._desk = Desk("eventbus-sqlite-reader", _Looker(self._path))
+        news = Bell(self._wake_all)
+        connect = partial(_connect_beside, self._settings) if self._is_beside else None
+        self._desk = Desk("eventbus-sqlite-reader", _Looker(self._path, connect, news.ring))
         try:
             await self._desk.ask(Look(self._check))
         except BaseException:
@@ -99,7 +116,13 @@ class StoreView:
 
     def open(self, spec: SourceSpec) -> LiveSource:
         """Give what reads along the log, as far as it goes now."""
-        return LiveSource(spec, self._desk, self._desk, self.on_damage, self.bus_logger)
+        source = LiveSource(spec, self._desk, self._desk, self.on_damage, self.bus_logger)
+        self._sources.add(source)
+        return source
+
+    def _wake_all(self) -> None:
+        for source in self._sources:
+            source.wake()
 
     async def read(
         self,
@@ -158,10 +181,18 @@ class StoreView:
 class _Looker:
     """Reads, in its thread."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(
+        self,
+        store: Path,
+        connect: Callable[[], sqlite3.Connection] | None,
+        on_change: Callable[[], None],
+    ) -> None:
         self._path = store
+        self._connect = connect or self._connect_as_it_is
+        self._on_change = on_change
         self._connection: sqlite3.Connection | None = None
         self._alone: _Stamp | None = None
+        self._version = 0
 
     def serve(self, jobs: Sequence[Job[object]]) -> None:
         """Do jobs one by one; what was read of a file that was changed meanwhile is an error."""
@@ -181,8 +212,20 @@ class _Looker:
     def follow_up(self) -> None:
         """Do nothing: all that there is has been told."""
 
-    def idle(self) -> None:
-        """Do nothing: nobody waits for news."""
+    def idle(self) -> float | None:
+        """Look whether anything has been written since."""
+        if self._connection is None:
+            return None
+        if self._alone is not None and self._alone != _stamp_of(self._path):
+            self.close()  # before anything is read that is to be given up
+            self._on_change()
+            return None
+        with suppress(sqlite3.Error):  # whoever reads next is told
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            if version != self._version:
+                self._version = version
+                self._on_change()
+        return LOOK_SECONDS
 
     def close(self) -> None:
         """Close the connection."""
@@ -193,14 +236,26 @@ class _Looker:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            stamp = _stamp_of(self._path)  # Race: before it is seen that nobody has it open
-            is_alone = _is_left_alone(self._path)
-            self._connection = _connect(self._path, "immutable" if is_alone else "readonly_shm")
-            self._alone = stamp if is_alone else None
+            self._connection = self._connect()
         return self._connection
 
+    def _connect_as_it_is(self) -> sqlite3.Connection:
+        stamp = _stamp_of(self._path)  # Race: before it is seen that nobody has it open
+        is_alone = _is_left_alone(self._path)
+        connection = _connect_read_only(self._path, "immutable" if is_alone else "readonly_shm")
+        self._alone = stamp if is_alone else None
+        return connection
 
-def _connect(store: Path, how: str) -> sqlite3.Connection:
+
+def _connect_beside(settings: Settings) -> sqlite3.Connection:
+    """Connect as who may write does, so that SQLite finds or makes its files, and never write."""
+    set_up(settings.path, settings.durability)
+    connection = open_store(settings.path, settings.durability)
+    connection.execute("PRAGMA query_only=1")
+    return connection
+
+
+def _connect_read_only(store: Path, how: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{store.absolute().as_uri()}?mode=ro&{how}=1",
         uri=True,
