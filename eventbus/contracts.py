@@ -28,7 +28,13 @@ from typing_extensions import ReadOnly, TypeForm, get_type_hints, is_typeddict
 
 from eventbus.answers import Answer, answer_of
 from eventbus.bus_logger import BusLogger
-from eventbus.errors import ContractError, InvalidOption, InvalidTopic, UnknownTopic
+from eventbus.errors import (
+    ContractError,
+    InvalidEvent,
+    InvalidOption,
+    InvalidTopic,
+    UnknownTopic,
+)
 from eventbus.fitting import fits, holds
 from eventbus.schema import Schema, is_raw, is_same_model, schema_of
 from eventbus.topics import (
@@ -56,10 +62,11 @@ class Topic(Generic[M]):
 
         ORDER_CREATED = Topic("orders.created", OrderCreated)
 
-    The model is what pydantic can validate: a model class, a union, a dataclass. Two objects of the
-    same name and model are one topic to the bus; to Python they are two, compared and hashed by
-    identity. A type checker takes a `Topic[Derived]` for no `Topic[Base]`, nor the other way round,
-    and takes it for no string.
+    The model is what pydantic can validate: a model class, a union, a dataclass. Count `version` up
+    when the model becomes one whose events must not be read by the earlier: a bus that states a
+    lower version refuses them. Two objects of the same name, model and version are one topic to the
+    bus; to Python they are two, compared and hashed by identity. A type checker takes a
+    `Topic[Derived]` for no `Topic[Base]`, nor the other way round, and takes it for no string.
 
     Raises:
         InvalidTopic: The name is not a topic, or begins with `$` and so belongs to the bus.
@@ -187,6 +194,7 @@ class Contracts:
         self._literal = {one.pattern: one for one in contracts if is_literal(one.pattern)}
         self._wild = tuple(one for one in contracts if not is_literal(one.pattern))
         self._latest: dict[str, Stated] = {}
+        self._versions: dict[str, int] = {}
         self._requests: dict[str, RequestTopic[Any, Any]] = {}
         _refuse_unrelated(self._wild)
 
@@ -194,8 +202,9 @@ class Contracts:
         """Add what the topic states about its name; tell whether that was new.
 
         Raises:
-            ContractError: The name is known to carry another model, or is matched by a declared
-                pattern whose model does not hold this one; or requests on it have other replies.
+            ContractError: The name is known to carry another model or version of it, or is matched
+                by a declared pattern whose model does not hold this one; or requests on it have
+                other replies.
             UnknownTopic: The world is closed and no contract names the topic.
         """
         if self._latest.get(topic.name) is topic:
@@ -205,10 +214,37 @@ class Contracts:
         if isinstance(topic, RequestTopic):
             self._refuse_other_answer(cast("RequestTopic[object, object]", topic))
             self._requests.setdefault(topic.name, topic)
-        if is_new:
-            self._literal[topic.name] = _contract(topic.name, topic.model)
+        else:
+            is_new = self._learn_version(topic) or is_new
+        self._literal.setdefault(topic.name, _contract(topic.name, topic.model))
         self._latest[topic.name] = topic
         return is_new
+
+    def _learn_version(self, topic: Topic[Any]) -> bool:
+        known = self._versions.get(topic.name)
+        if known is not None and known != topic.version:
+            raise ContractError(
+                f"{topic!r} contradicts version={known} of that topic: state one version in both "
+                "places"
+            )
+        self._versions[topic.name] = topic.version
+        return known is None
+
+    def version_of(self, topic: str) -> int:
+        """Tell which version of a topic its `Topic` states; 1 where there is none."""
+        return self._versions.get(topic, 1)
+
+    def refuse_newer(self, topic: str, version: int) -> None:
+        """Refuse what was published by a later version of a topic than its `Topic` here states.
+
+        Raises:
+            InvalidEvent: It was.
+        """
+        if version > 1 and version > (known := self._versions.get(topic, version)):
+            raise InvalidEvent(
+                f"this event is of version {version} of {topic!r}, and here Topic(..., "
+                f"version={known}) is known: deploy what knows version {version}, then redrive it"
+            )
 
     def requests_on(self, name: str) -> RequestTopic[Any, Any] | None:
         """Give what was stated about requests on a topic, if anything was."""

@@ -102,7 +102,7 @@ class PublishingFromThreads(Sending):
             self._schedule.require_room()
         name = self._name_of(topic)
         self._check(name, event)
-        inbox.put(write_message((name, None, traits), now, event))
+        inbox.put(write_message(self._head_of(name, traits), now, event))
 
     def abandon_inbox(self) -> int:
         """Count what is left of what threads have published, and refuse them; give how much."""
@@ -137,7 +137,7 @@ class PublishingFromThreads(Sending):
                 yield topic, messages[start : start + size]
 
     def _plain_topic(self, message: Message) -> str | None:
-        topic, _, traits = message.head
+        topic, _, traits, _ = message.head
         if not (self._layers or self._feeds):
             return ""
         return None if self._layers or traits is not None else topic

@@ -1,6 +1,8 @@
 """What travels: the message, its publisher's view of it, and one delivery of it."""
 
 __all__ = (
+    "BYTES",
+    "JSON",
     "Delivery",
     "Entry",
     "Head",
@@ -21,6 +23,7 @@ __all__ = (
     "note_stored",
     "reply_to_of",
     "went_out_at",
+    "with_traits",
     "within_of",
     "write_message",
     "write_traits",
@@ -35,6 +38,9 @@ from typing import Protocol, TypeAlias, TypedDict, runtime_checkable
 from typing_extensions import Unpack
 
 from eventbus.clock import uuid7_text
+
+JSON = "application/json"
+BYTES = "application/octet-stream"
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -148,8 +154,14 @@ ReplyTo: TypeAlias = tuple[str, int]
 """The address of one request, in two parts: the bus that asks, and its number there."""
 
 
-Head: TypeAlias = tuple[str, int | None, Traits | None]
-"""What a message says beside its payload and its time: topic, matched, traits."""
+Head: TypeAlias = tuple[str, int | None, Traits | None, int]
+"""What a message says beside its payload and its time: topic, matched, traits, schema version."""
+
+
+def with_traits(head: Head, traits: Traits | None) -> Head:
+    """Make the head of a message that says the same, but has these traits."""
+    topic, matched, _, schema_version = head
+    return topic, matched, traits, schema_version
 
 
 class MessageChanges(TypedDict, total=False):
@@ -162,6 +174,7 @@ class MessageChanges(TypedDict, total=False):
     id: str
     correlation_id: str | None
     causation_id: str | None
+    schema_version: int
 
 
 class Message:
@@ -194,6 +207,16 @@ class Message:
         return self.payload
 
     @property
+    def content_type(self) -> str:
+        """What the payload is where it travels: `application/json`, or bytes as they are."""
+        return BYTES if isinstance(self.payload, bytes) else JSON
+
+    @property
+    def schema_version(self) -> int:
+        """The version of the `Topic` it was published by; 1 where that states none."""
+        return self.head[3]
+
+    @property
     def topic(self) -> str:
         """Where it was published."""
         return self.head[0]
@@ -214,7 +237,7 @@ class Message:
         traits = self.head[2]
         if traits is None:
             traits = Traits()
-            self.head = (*self.head[:2], traits)
+            self.head = with_traits(self.head, traits)
         if traits.id is None:
             traits.id = uuid7_text(self.seconds)
         return traits.id
@@ -295,7 +318,9 @@ class Message:
             traits.within = own.within
         topic = changes.get("topic", self.topic)
         payload = changes.get("payload", self.payload)
-        return write_message((topic, self.head[1], traits), self.seconds, payload)
+        schema_version = changes.get("schema_version", self.schema_version)
+        head = topic, self.head[1], traits, schema_version
+        return write_message(head, self.seconds, payload)
 
     def without_expiry(self) -> "Message":
         """Give the same message as one that is always worth something, and answered to nobody."""
@@ -305,7 +330,7 @@ class Message:
         traits.id = self.id
         lasting = copy(traits)
         lasting.expires_at = lasting.reply_to = None
-        return write_message((*self.head[:2], lasting), self.seconds, self.payload)
+        return write_message(with_traits(self.head, lasting), self.seconds, self.payload)
 
     def __repr__(self) -> str:
         """Show where it went and which one it is; never the payload, which may be secret."""
@@ -337,7 +362,7 @@ def join(message: Message, within: Within) -> None:
     traits = message.head[2]
     if traits is None:
         traits = Traits()
-        message.head = (*message.head[:2], traits)
+        message.head = with_traits(message.head, traits)
     traits.within = within
 
 
@@ -356,8 +381,8 @@ def went_out_at(message: Message) -> float:
 
 def note_matched(message: Message, matched: int) -> None:
     """Note how many subscriptions a message reached: known only once it is routed."""
-    topic, _, traits = message.head
-    message.head = (topic, matched, traits)
+    topic, _, traits, schema_version = message.head
+    message.head = topic, matched, traits, schema_version
 
 
 def note_stored(message: Message, position: int | None, *, is_duplicate: bool) -> None:
@@ -365,7 +390,7 @@ def note_stored(message: Message, position: int | None, *, is_duplicate: bool) -
     traits = message.head[2]
     if traits is None:
         traits = Traits()
-        message.head = (*message.head[:2], traits)
+        message.head = with_traits(message.head, traits)
     traits.position = position
     traits.is_duplicate = is_duplicate
 

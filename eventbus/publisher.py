@@ -29,6 +29,7 @@ from eventbus.message import (
     Receipt,
     Within,
     join,
+    with_traits,
     within_of,
     write_message,
 )
@@ -210,7 +211,7 @@ class Publishing(Sending):
                 route.check(message.payload)
         if (cause := self._cause()) is not None:
             for message in messages:
-                message.head = (*message.head[:2], caused_by(cause, None))
+                message.head = with_traits(message.head, caused_by(cause, None))
         if self._layers:
             return [await self._send(message) for message in messages]
         if not self._feeds:
@@ -238,7 +239,7 @@ class Publishing(Sending):
             )
         name = self._name_of(topic)
         self._check(name, event)
-        return write_message((name, None, traits), now, event)
+        return write_message(self._head_of(name, traits), now, event)
 
     # --- the careful way --------------------------------------------------------------------
 
@@ -282,7 +283,7 @@ class Publishing(Sending):
             traits = caused_by(cause, traits)
         route = self._recent_route(topic)
         name = self._name_of(topic) if route is None else route.topic
-        return write_message((name, None, traits), now, event)
+        return write_message(self._head_of(name, traits), now, event)
 
     def _check_joinable(self, within: Within) -> None:
         joiner = self._exchange.joiner

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
 from eventbus.context import Context
-from eventbus.contracts import Topic
+from eventbus.contracts import Contracts, Topic
 from eventbus.errors import BusClosed, EventBusError, InvalidEvent, UnsupportedByTransport
 from eventbus.message import Entry, Message, converted, went_out_at
 from eventbus.publishing import PublishOptions
@@ -128,6 +128,7 @@ class Replay(Generic[M_co]):
         schema: Schema[Any] | None,
         clock: Clock,
         logger: BusLogger,
+        contracts: Contracts,
         *,
         speed: float | None,
         skips_invalid: bool,
@@ -135,6 +136,7 @@ class Replay(Generic[M_co]):
         self._begin = begin
         self._schema = schema
         self._clock = clock
+        self._contracts = contracts
         self._pace = None if speed is None else Pace(speed, clock)
         self._skips_invalid = skips_invalid
         self._origin = _Origin(patterns, clock, logger)
@@ -235,6 +237,7 @@ class Replay(Generic[M_co]):
             return message.decoded()
         if isinstance(message.event, InvalidEvent):
             raise message.event
+        self._contracts.refuse_newer(message.topic, message.schema_version)
         return self._schema.validate(message.event)
 
     def _refuse(self, message: Message, error: Exception) -> None:

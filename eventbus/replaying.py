@@ -14,7 +14,7 @@ from typing_extensions import TypedDict, TypeForm, Unpack
 
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
-from eventbus.contracts import Topic
+from eventbus.contracts import Contracts, Topic
 from eventbus.errors import InvalidOption
 from eventbus.registration import (
     check_flag,
@@ -53,6 +53,7 @@ class Replaying:
     clock: Clock
     logger: BusLogger
     _exchange: Exchange
+    contracts: Contracts
     _registry: Registry
 
     def __init__(self) -> None:
@@ -144,6 +145,7 @@ class Replaying:
             schema,
             self.clock,
             self.logger,
+            self.contracts,
             speed=said.get("speed"),
             skips_invalid=skips_invalid,
         )

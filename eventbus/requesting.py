@@ -327,7 +327,7 @@ class Requesting(Publishing):
         traits.reply_to = reply_to = self.replies.open(asking, seconds)
         traits.expires_at = now + seconds
         message = Message()
-        message.head = (name, route.matched, traits)
+        message.head = (name, route.matched, traits, route.head[3])
         message.seconds = now
         message.event = event
         try:

@@ -15,6 +15,7 @@ from eventbus.cache import BoundedCache
 from eventbus.contracts import Contracts, RequestTopic, Topic
 from eventbus.correlation import is_correlated
 from eventbus.errors import BusClosed, InvalidTopic
+from eventbus.message import Head, Traits
 from eventbus.probe import Probe
 from eventbus.topics import check_topic, is_reserved
 from eventbus.transports.exchange import Exchange
@@ -100,6 +101,7 @@ class Routing:
         route = self._routes.get(topic)
         if route is None:
             route = self._exchange.route(name, self.contracts.schema_for(name))
+            route.note_version(self.contracts.version_of(name))
             if self.probes:
                 route = ProbedRoute(route, self.probes)
             if self.keeps_routes:
@@ -112,6 +114,10 @@ class Routing:
             self.forget_routes()
             self._queues_kept = route.matched
         self._routes.put(topic, route)
+
+    def _head_of(self, name: str, traits: Traits | None) -> Head:
+        """Say of a message that is not on its way yet what is known beside its payload."""
+        return name, None, traits, self.contracts.version_of(name)
 
     def _name_of(self, topic: object) -> str:
         """Learn a `Topic`, check a string; give the name."""

@@ -17,7 +17,7 @@ from eventbus.activity import Activity
 from eventbus.answers import Answer
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import Clock
-from eventbus.contracts import Topic
+from eventbus.contracts import Contracts, Topic
 from eventbus.deadlocks import Awaited
 from eventbus.errors import AlreadySettled, InvalidOption, UnsupportedByTransport
 from eventbus.handlers import HandlerShape
@@ -147,6 +147,11 @@ class Host(Protocol):
     @property
     def logger(self) -> BusLogger:
         """Where it logs."""
+        ...
+
+    @property
+    def contracts(self) -> Contracts:
+        """What is known of topics."""
         ...
 
     @property

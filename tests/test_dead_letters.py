@@ -65,7 +65,7 @@ def payloads(letters: Sequence[FailedDelivery]) -> list[object]:
 
 def failure(number: int, subscription: str = "jobs") -> FailedDelivery:
     """Make a failure by hand."""
-    message: Message = write_message(("jobs", None, None), 0.0, number)
+    message: Message = write_message(("jobs", None, None, 1), 0.0, number)
     return FailedDelivery(
         id=str(number),
         message=message,

@@ -132,7 +132,7 @@ async def test_it_gives_what_matches(opened: Opened) -> None:
 
 async def test_wildcards_do_not_match_what_belongs_to_the_bus(store: Path) -> None:
     """Should there ever be such a topic in a store."""
-    messages = [write_message((topic, None, None), 1e9, {}) for topic in ("$own.x", "a.x")]
+    messages = [write_message((topic, None, None, 1), 1e9, {}) for topic in ("$own.x", "a.x")]
     async with transport_on(store) as transport:
         await transport.publish(messages)
         for pattern in (">", "*.x"):

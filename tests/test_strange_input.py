@@ -53,7 +53,7 @@ STRANGE: dict[str, dict[str, Any]] = {
     "unknown content type": {"payload": SOUND, "content_type": "application/xml"},
     "unknown way of packing": {"payload": SOUND, "content_type": "application/json; coding=lzma"},
     "packed by nobody": {"payload": SOUND, "content_type": "application/json; coding=zlib"},
-    "unknown version": {"payload": SOUND, "schema_version": 7},
+    "no version": {"payload": SOUND, "schema_version": 0},
     "said no JSON": {"payload": SOUND, "traits": "{"},
     "said a list": {"payload": SOUND, "traits": "[]"},
     "said the unknown": {"payload": SOUND, "traits": '{"is_required": true}'},

@@ -13,7 +13,7 @@ from base64 import b64decode, b64encode
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from eventbus.cli.text import json_text
 from eventbus.clock import SystemClock
@@ -42,6 +42,7 @@ class _Line(BaseModel):
     correlation_id: str | None = None
     causation_id: str | None = None
     expires_at: AwareDatetime | None = None
+    schema_version: PositiveInt = 1
 
 
 def new_message(topic: str, payload: object, options: PublishOptions) -> Message:
@@ -51,7 +52,7 @@ def new_message(topic: str, payload: object, options: PublishOptions) -> Message
         InvalidTopic, InvalidOption: As `bus.publish`.
     """
     name, now = Topic(topic, object).name, SystemClock().now()
-    return write_message((name, None, traits_of(options, now)), now, payload)
+    return write_message((name, None, traits_of(options, now), 1), now, payload)
 
 
 def message_of_line(line: bytes) -> Message:
@@ -73,7 +74,7 @@ def message_of_line(line: bytes) -> Message:
     assert traits is not None  # noqa: S101 - as options were given
     traits.correlation_id, traits.causation_id = read.correlation_id, read.causation_id
     traits.expires_at = None if read.expires_at is None else read.expires_at.timestamp()
-    return message
+    return message.replace(schema_version=read.schema_version)
 
 
 def _payload_of(read: _Line) -> object:
@@ -91,6 +92,8 @@ def line_of(message: Message) -> dict[str, object]:
     """Tell all that is known of a message, in what JSON can hold."""
     line: dict[str, object] = {"id": message.id, "topic": message.topic, "time": message.time}
     line |= {name: said for name in _SAID if (said := getattr(message, name)) is not None}
+    if message.schema_version > 1:
+        line["schema_version"] = message.schema_version
     if message.headers:
         line["headers"] = dict(message.headers)
     payload = message.payload

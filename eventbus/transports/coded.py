@@ -80,7 +80,7 @@ class CodedRoute(Route):
         coded = _CodedMessage()
         coded.data, coded.event = self._codec.encode(self.topic, message.payload, self.contract)
         _ = message.id  # made now, so that the receipt and what is delivered have the same
-        coded.head = (self.topic, self.matched, message.head[2])
+        coded.head = self.topic, self.matched, *message.head[2:]
         coded.seconds = message.seconds
         return coded
 

@@ -80,6 +80,7 @@ class Feed:
     def __init__(self, feeder: Feeder, subscription: Subscription) -> None:
         self.subscription = subscription
         self._feeder = feeder
+        self._contracts = subscription.host.contracts
         # Made in the loop: handlers are registered before there is one.
         self._scope: CancelScope | None = None
         self._source: Source | None = None
@@ -221,6 +222,7 @@ class Feed:
             elif isinstance(delivery.event, InvalidEvent):
                 raise delivery.event
             else:
+                self._contracts.refuse_newer(message.topic, message.schema_version)
                 delivery.event = schema.validate(delivery.event)
         except Exception as error:  # noqa: BLE001 - a model's own validators may raise anything
             return error

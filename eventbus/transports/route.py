@@ -62,7 +62,7 @@ class Route:
         self.answering = tuple(s for s in subscriptions if s.options.answer is not None)
         self.responders = len(self.answering)
         self.is_expiring = False  # whether messages that may expire were ever on this way
-        self.head: Head = (topic, self.matched, None)  # of messages that say nothing more
+        self.head: Head = (topic, self.matched, None, 1)  # of messages that say nothing more
         self._subscriptions = subscriptions
         self.is_refusing = any(s.options.overflow == "fail" for s in subscriptions)
         # By type of payload, where publishing is simply this: validate once, if that is needed at
@@ -70,6 +70,10 @@ class Route:
         self.ways: dict[type, Way] = {}
         self._kinds: set[type] = set()
         self._groups = tuple(make(one, contract, refuse) for one in _by_schema(subscriptions))
+
+    def note_version(self, schema_version: int) -> None:
+        """Note which version of its topic's model messages of this route are published by."""
+        self.head = self.topic, self.matched, None, schema_version
 
     def check(self, payload: object) -> object:
         """Hold a payload against the topic's contract; give it as the contract's model.

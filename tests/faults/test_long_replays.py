@@ -43,9 +43,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _message(n: int) -> Message:
     key = f"key-{n % (RECORDS // 2)}" if n % 2 else None
-    return write_message(
-        ("orders.placed", None, write_traits(key=key)), 1.7e9 + n, {"n": n, "text": "x" * 150}
-    )
+    head = "orders.placed", None, write_traits(key=key), 1
+    return write_message(head, 1.7e9 + n, {"n": n, "text": "x" * 150})
 
 
 class Watched:

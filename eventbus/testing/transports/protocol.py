@@ -52,7 +52,8 @@ def numbered(numbers: range) -> list[Message]:
 
 
 def _message(payload: object, id: str) -> Message:
-    return write_message(("jobs.new", None, write_traits(id=id)), SystemClock().now(), payload)
+    head = "jobs.new", None, write_traits(id=id), 1
+    return write_message(head, SystemClock().now(), payload)
 
 
 async def take(source: Source, count: int, most: int = 1000) -> list[Delivery]:

@@ -29,14 +29,10 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from eventbus.errors import InvalidEvent, InvalidOption, StoreError
-from eventbus.message import Message, Traits
+from eventbus.message import BYTES, JSON, Message, Traits
 from eventbus.schedule import later_of
 from eventbus.schema import flaws_of
 from eventbus.transports.sqlite.packing import Compression, check_installed, pack, split, unpack
-
-JSON = "application/json"
-BYTES = "application/octet-stream"
-SCHEMA_VERSION = 1
 
 _COLUMNS = (
     "json_array(position, id, topic, time, key, traits, content_type, schema_version, %s, checksum)"
@@ -101,9 +97,14 @@ class Departed:
 class StoredMessage(Message):
     """A message read from the log: its `event` is the payload as it was stored, but not packed."""
 
-    __slots__ = ("content_type",)
+    __slots__ = ("stored_type",)
 
-    content_type: str
+    stored_type: str
+
+    @property
+    def content_type(self) -> str:
+        """What the payload is in the log, once it is unpacked."""
+        return self.stored_type
 
     @property
     def payload(self) -> object:
@@ -120,7 +121,7 @@ class StoredMessage(Message):
             InvalidEvent: It is no JSON.
         """
         data = cast("bytes", self.event)
-        if self.content_type == BYTES:
+        if self.stored_type == BYTES:
             return data
         try:
             return from_json(data, allow_inf_nan=False)
@@ -131,9 +132,15 @@ class StoredMessage(Message):
 class UnreadableMessage(Message):
     """A message read from the log whose payload cannot be: its `event` is the reason why."""
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "stored_type")
 
     data: bytes
+    stored_type: str
+
+    @property
+    def content_type(self) -> str:
+        """What the record says that it is."""
+        return self.stored_type
 
     @property
     def payload(self) -> object:
@@ -166,14 +173,15 @@ def record_of(message: Message) -> Record:
     head = message.head
     traits = head[2]
     id, topic, time = message.id, head[0], round(message.seconds * 1e6)
+    version = head[3]
     text = key = None
     if traits is not None:
         published = None
         if (later := later_of(message)) is not None:
             published, time = time, round(later.at * 1e6)
         text, key = _traits_text(traits, published), traits.key
-    checksum = crc32(payload, _crc_of(id, topic, time, key, text, content_type, SCHEMA_VERSION))
-    return Record(0, id, topic, time, key, text, content_type, SCHEMA_VERSION, payload, checksum)
+    checksum = crc32(payload, _crc_of(id, topic, time, key, text, content_type, version))
+    return Record(0, id, topic, time, key, text, content_type, version, payload, checksum)
 
 
 def packed(record: Record, compression: Compression) -> Record:
@@ -264,8 +272,9 @@ def records_of(page: bytes, *, is_exact: bool = False) -> list[Record]:
 
 
 def _record(fields: list[Any], is_exact: bool) -> Record:
-    content_type, payload = fields[6], fields[8]
-    if not isinstance(content_type, str) or not isinstance(payload, str):
+    content_type, version, payload = fields[6:9]
+    is_whole = isinstance(version, int)
+    if not (is_whole and isinstance(content_type, str) and isinstance(payload, str)):
         raise ValueError("damage has made something else of a column")
     if content_type == JSON and not is_exact:
         fields[8] = payload.encode()
@@ -325,7 +334,7 @@ def message_of(record: Record) -> Message:
         message = _message_of(record)
     except InvalidEvent as flaw:
         message, seconds = _unreadable_message(record, flaw), 0.0
-    message.head = (record.topic, None, traits)
+    message.head = record.topic, None, traits, record.schema_version
     message.seconds = seconds
     return message
 
@@ -368,24 +377,21 @@ def _holds_what_it_should(value: object) -> bool:
 
 
 def _message_of(record: Record) -> StoredMessage:
-    if record.schema_version != SCHEMA_VERSION:
-        raise InvalidEvent(
-            f"it was written as version {record.schema_version}, and this eventbus knows version "
-            f"{SCHEMA_VERSION}"
-        )
+    if record.schema_version < 1:
+        raise InvalidEvent(f"its schema_version is {record.schema_version}, which is none")
     if not 0 <= record.time < _END_OF_TIME:
         raise InvalidEvent(f"it was published at no time there is: {record.time} microseconds")
     message = StoredMessage()
-    message.content_type, message.event = record.content_type, record.payload
-    if message.content_type not in _PLAIN:
-        message.content_type, message.event = _unpacked(record)
+    message.stored_type, message.event = record.content_type, record.payload
+    if message.stored_type not in _PLAIN:
+        message.stored_type, message.event = _unpacked(record)
     return message
 
 
 def _unreadable_message(record: Record, flaw: InvalidEvent) -> UnreadableMessage:
     message = UnreadableMessage()
     message.event = _unreadable(record.position, str(flaw))
-    message.data = record.payload
+    message.data, message.stored_type = record.payload, record.content_type
     return message
 
 
