@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +17,10 @@ TRIO: Backend = ("trio", {})
 if "PYTEST_XDIST_WORKER" in os.environ:
     # This process is measured, but not the programs that tests start: they would begin much later.
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what runs in the background: the programs of tests would never hear one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # That a step took long tells nothing on a busy machine; what is never retrieved is an error.
 logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -13,6 +13,7 @@ from eventbus._loop import call_soon, wake_up_type
 from eventbus.activity import Activity
 from eventbus.clock import Clock
 from eventbus.dispatch import run_worker
+from eventbus.errors import EventBusError
 from eventbus.forks import forks_so_far
 from eventbus.inbox import INBOX_SIZE, Inbox
 from eventbus.message import Message
@@ -79,6 +80,7 @@ class Runtime:
         """Cancel every task and wait until all have ended.
 
         Raises:
+            EventBusError: The transport can serve no longer, as StoreCorrupt says.
             ExceptionGroup: The machinery failed; errors of handlers never come here.
             SystemExit, KeyboardInterrupt: One came from a handler, and nothing else.
         """
@@ -87,7 +89,7 @@ class Runtime:
             # No error is handed over: that of the bus's block is to leave it as it is, in no group.
             await self._task_group.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            raise _exit_in(group) or group from None
+            raise _sole_cause_of(group) or group from None
         finally:
             self.threads.close()
 
@@ -117,10 +119,20 @@ class Runtime:
         self._watchdog.unwatch(worker)
 
 
-def _exit_in(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """Find what ends the program, if that is all there is: in a group it would not be heard."""
-    exits, others = group.split((SystemExit, KeyboardInterrupt))
-    error: BaseException | None = exits if others is None else None
+def _sole_cause_of(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Find what ends the program, or the bus, if that is all there is.
+
+    In a group the one would not be heard, and the other caught by nobody who names it. Several of
+    a kind tell of one cause, as damage that several subscriptions come upon.
+    """
+    for kinds in ((SystemExit, KeyboardInterrupt), EventBusError):
+        found, others = group.split(kinds)
+        if others is None:
+            return _first_of(found)
+    return None
+
+
+def _first_of(error: BaseException | None) -> BaseException | None:
     while isinstance(error, BaseExceptionGroup):
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error

@@ -78,12 +78,55 @@ async def test_handlers_are_given_what_is_sound(
         assert connection.execute("SELECT count(*) FROM log").fetchone() == (6,)
 
 
-async def test_control_unless_it_is_asked_for_the_bus_stops(opened: Opened, store: Path) -> None:
-    """What stands in front of the damage is not given either: it is of the same page."""
+@pytest.mark.parametrize("name", [None, "audit"], ids=["live", "durable"])
+async def test_control_unless_it_is_asked_for_the_bus_stops(
+    opened: Opened, store: Path, name: str | None
+) -> None:
+    """What stands in front of the damage is handled before."""
     await fill_and_damage(opened, store)
+    bus, positions = opened(), list[int | None]()
 
-    with pytest.RaisesGroup(pytest.RaisesExc(StoreCorrupt, match="damaged=quarantine")):
-        await heard(opened(), name="audit")
+    @bus.on("numbers", name=name, start="first")
+    async def hear(event: object, context: Context[object]) -> None:
+        positions.append(context.message.position)
+
+    with pytest.raises(StoreCorrupt, match=r"position 2 is damaged.*damaged=quarantine"):
+        async with bus:
+            await anyio.sleep_forever()
+
+    assert positions == [1]
+
+
+async def test_the_bus_stops_by_one_error_however_many_come_upon_it(
+    opened: Opened, store: Path
+) -> None:
+    """`except StoreCorrupt` catches it: it is in no group."""
+    await fill_and_damage(opened, store)
+    bus = opened()
+    for _ in range(5):
+        bus.on("numbers", start="first")(lambda event: None)
+    with pytest.raises(StoreCorrupt, match="position 2 is damaged"):
+        async with bus:
+            await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("position", [1, 2, 255, 256, 257, 300])
+async def test_a_replay_gives_what_stands_before_the_damage(
+    opened: Opened, store: Path, position: int
+) -> None:
+    """Wherever in a page that is; asked again, it says the same again."""
+    async with opened() as bus:
+        await bus.publish_many("numbers", [NOTHING] * 300)
+    change(store, f"UPDATE log SET key = 'x' WHERE position = {position}")
+    given: list[int | None] = []
+    async with opened() as bus:
+        replay = bus.replay("numbers")
+        for _ in range(2):
+            with pytest.raises(StoreCorrupt, match=f"position {position} is damaged"):
+                given += [context.message.position async for context in replay]
+            given += [replay.progress.position]
+
+    assert given == [position - 1, position - 1]
 
 
 async def test_a_page_of_nothing_but_damage_is_no_end(opened: Opened, store: Path) -> None:

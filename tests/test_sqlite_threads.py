@@ -65,10 +65,10 @@ async def test_many_share_a_commit(
     commits = 0
     serve = Writer.serve
 
-    def count(self: Writer, jobs: Any) -> None:
+    def count(self: Writer, *taken: Any) -> None:
         nonlocal commits
         commits += 1
-        serve(self, jobs)
+        serve(self, *taken)
 
     monkeypatch.setattr(Writer, "serve", count)
 

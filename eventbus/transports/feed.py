@@ -45,6 +45,7 @@ from eventbus.waiters import wait_for_places
 
 PATIENCE_SECONDS = 0.5
 GIVE_BACK_SECONDS = 1.0
+FINISH_SECONDS = 5.0
 
 
 class Feeder(Protocol):
@@ -173,9 +174,11 @@ class Feed:
 
     async def _be_patient(self, error: StoreError) -> None:
         """Wait until the store may be better, unless it never will."""
-        if isinstance(error, StoreCorrupt | StoreVersion | PositionGone):
-            raise error
         subscription = self.subscription
+        if isinstance(error, StoreCorrupt | StoreVersion | PositionGone):
+            with move_on_after(FINISH_SECONDS):  # what was fetched before is none the worse for it
+                await subscription.ready_queue().wait_idle()
+            raise error
         subscription.host.logger.error("%s is fed again in a moment: %s", subscription.name, error)
         await subscription.clock.sleep(PATIENCE_SECONDS)
 

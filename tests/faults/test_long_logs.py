@@ -12,7 +12,7 @@ import pytest
 
 from eventbus import EventBus
 from eventbus.transports.sqlite import clerks
-from eventbus.transports.sqlite.desk import Job
+from eventbus.transports.sqlite.desk import Begin, Job
 from eventbus.transports.sqlite.schema import open_store
 from tests.faults.scale import IS_SOAK, full
 
@@ -45,10 +45,10 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
     """Watch a store; how large its log may grow is scaled down, where the test is small."""
     watch, serve = Watch(tmp_path / "events.db"), clerks.Reader.serve
 
-    def serve_timed(reader: clerks.Reader, jobs: Sequence[Job[object]]) -> None:
+    def serve_timed(reader: clerks.Reader, jobs: Sequence[Job[object]], begin: Begin) -> None:
         for job in jobs:
             began = perf_counter()
-            serve(reader, [job])
+            serve(reader, [job], begin)
             watch.longest_read = max(watch.longest_read, perf_counter() - began)
 
     monkeypatch.setattr(clerks.Reader, "serve", serve_timed)

@@ -15,6 +15,7 @@ from eventbus import EventBus, Replay, SystemClock
 from eventbus.message import Message, write_message, write_traits
 from eventbus.transports.sqlite import Settings, SqliteTransport, reading
 from eventbus.transports.sqlite.clerks import Reader
+from eventbus.transports.sqlite.desk import Begin
 from tests.faults.scale import full
 
 RECORDS = full(5_000_000, small=100_000)
@@ -71,10 +72,10 @@ def watched(log: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
         async with EventBus(f"sqlite:///{log}") as bus:
             watch = Watched(bus)
 
-            def timed(reader: Reader, jobs: Sequence[Any]) -> None:
+            def timed(reader: Reader, jobs: Sequence[Any], begin: Begin) -> None:
                 for job in jobs:
                     began = thread_time()
-                    serve(reader, [job])
+                    serve(reader, [job], begin)
                     watch.note(thread_time() - began)
 
             monkeypatch.setattr(Reader, "serve", timed)

@@ -18,8 +18,8 @@ from typing import Generic, TypeVar
 from eventbus.bus_logger import BusLogger
 from eventbus.clock import stopwatch
 from eventbus.errors import EventBusError, StoreError
-from eventbus.transports.sqlite.desk import Job
-from eventbus.transports.sqlite.edge import full_disk, is_full_disk, translated
+from eventbus.transports.sqlite.desk import Begin, Job, begin_at_once
+from eventbus.transports.sqlite.edge import WAITING, full_disk, is_full_disk, translated
 from eventbus.transports.sqlite.effects import Undone
 from eventbus.transports.sqlite.guard import GuardedConnection
 from eventbus.transports.sqlite.log import append, first_and_last
@@ -99,10 +99,12 @@ class Writer:
         self._naps = 0
         self._commits = 0
         self._has_alarmed = False
+        self._begin: Begin = begin_at_once
 
-    def serve(self, jobs: Sequence[Job[object]]) -> None:
+    def serve(self, jobs: Sequence[Job[object]], begin: Begin = begin_at_once) -> None:
         """Do jobs in one transaction: all of them, or none if the store fails."""
         self._naps = 0
+        self._begin = begin
         if self._reserve.is_short:
             self._reserve.take()
         if self._reserve.is_used:
@@ -207,9 +209,11 @@ class Writer:
             self._connection = None
 
     def _commit(self, connection: sqlite3.Connection, jobs: Sequence[Job[object]]) -> None:
-        insist(connection, "BEGIN IMMEDIATE")
+        insist(connection, "BEGIN IMMEDIATE", self._tell_of_waiting)
+        self._begin()
         last = 0
-        for kind, run in groupby(jobs, type):
+        wanted = [job for job in jobs if not job.is_withdrawn]  # while the lock was another's
+        for kind, run in groupby(wanted, type):
             if kind is Append:
                 appended = self._append(connection, [job for job in run if isinstance(job, Append)])
             else:
@@ -217,6 +221,9 @@ class Writer:
             last = max(last, appended)
         connection.execute("COMMIT")
         self._acknowledged = last
+
+    def _tell_of_waiting(self) -> None:
+        self._logger.warning("%s: %s", self._path, WAITING)
 
     def _append(self, connection: sqlite3.Connection, jobs: Sequence[Append]) -> int:
         given = [id for job in jobs for id in job.given_ids]
@@ -275,8 +282,9 @@ class Reader:
         self._looked_ahead = 0.0
         self._may_be_earlier = False
 
-    def serve(self, jobs: Sequence[Job[object]]) -> None:
+    def serve(self, jobs: Sequence[Job[object]], begin: Begin = begin_at_once) -> None:
         """Do jobs one by one, each in a transaction of its own, and a short one."""
+        begin()
         for job in jobs:
             try:
                 with translated(self._settings.path):

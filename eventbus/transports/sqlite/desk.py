@@ -4,13 +4,13 @@ Cancelled work that has not begun is not done. Work that has begun is finished; 
 cancellation goes on.
 """
 
-__all__ = ("Desk", "Job")
+__all__ = ("Begin", "Desk", "Job", "begin_at_once")
 
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Condition, Event, Lock, Thread
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
 from anyio import CancelScope
 
@@ -21,16 +21,24 @@ R = TypeVar("R")
 
 MOST_AT_ONCE = 512
 
+Begin: TypeAlias = Callable[[], None]
+"""To be called before the work on jobs begins: until then some may be withdrawn."""
+
+
+def begin_at_once() -> None:
+    """Begin: there is nobody who could withdraw something."""
+
 
 class Job(Generic[R]):
     """One piece of work and what came of it."""
 
-    __slots__ = ("_wake_up", "error", "is_done", "latch", "result", "then")
+    __slots__ = ("_wake_up", "error", "is_done", "is_withdrawn", "latch", "result", "then")
 
     def __init__(self, then: Callable[[], None] | None = None) -> None:
         self.result: R | None = None
         self.error: BaseException | None = None
         self.is_done = False
+        self.is_withdrawn = False
         self.then = then  # called in the loop when it is done
         self.latch: Event | None = None  # set in the thread, for who stands still until then
         self._wake_up: WakeUp | None = None
@@ -59,8 +67,12 @@ class Job(Generic[R]):
 class Clerk(Protocol):
     """Does the work of a desk, in its thread."""
 
-    def serve(self, jobs: Sequence[Job[object]]) -> None:
-        """Do these jobs and note what came of each; nothing may be raised."""
+    def serve(self, jobs: Sequence[Job[object]], begin: Begin = begin_at_once) -> None:
+        """Do these jobs and note what came of each; nothing may be raised.
+
+        What there is to wait for, it waits for before it calls `begin`, and does not do then what
+        was withdrawn meanwhile.
+        """
         ...
 
     def follow_up(self) -> None:
@@ -82,6 +94,7 @@ class Desk:
     def __init__(self, name: str, clerk: Clerk) -> None:
         self._clerk = clerk
         self._jobs: deque[Job[object]] = deque()
+        self._taken: Sequence[Job[object]] = ()  # by the thread, which has not begun them
         self._done: deque[Job[object]] = deque()
         self._lock = Lock()
         self._arrival = Condition(self._lock)
@@ -161,7 +174,8 @@ class Desk:
             if job in self._jobs:
                 self._jobs.remove(cast("Job[object]", job))
                 return True
-        return False
+            job.is_withdrawn = job in self._taken
+            return job.is_withdrawn
 
     def _finish(self) -> None:
         while self._done:
@@ -171,11 +185,12 @@ class Desk:
 
     def _work(self) -> None:
         while jobs := self._take():
-            self._clerk.serve(jobs)
+            self._clerk.serve(jobs, self._begin_taken)
+            self._begin_taken()  # if that has failed before, it is told so
             for job in jobs:
                 if job.latch is not None:
                     job.latch.set()
-            self._done.extend(jobs)
+            self._done.extend(job for job in jobs if not job.is_withdrawn)
             self._bell.ring()
             self._clerk.follow_up()
         self._clerk.close()
@@ -193,6 +208,11 @@ class Desk:
                     self._is_idle = False
                 if self._jobs:
                     most = min(len(self._jobs), MOST_AT_ONCE)
-                    return [self._jobs.popleft() for _ in range(most)]
+                    self._taken = [self._jobs.popleft() for _ in range(most)]
+                    return self._taken
                 if self._is_closing:
                     return []
+
+    def _begin_taken(self) -> None:
+        with self._lock:
+            self._taken = ()

@@ -1,6 +1,6 @@
 """The edge at which errors of SQLite and of the file system become ours."""
 
-__all__ = ("full_disk", "is_full_disk", "translated", "unwritable")
+__all__ = ("WAITING", "full_disk", "is_full_disk", "translated", "unwritable")
 
 import sqlite3
 from collections.abc import Generator
@@ -12,12 +12,18 @@ from eventbus.errors import StoreCorrupt, StoreError, StoreVersion
 _MAKE_ROOM = "make room on the disk; the bus goes on by itself then"
 _LET_WRITE = "see that this process may write the file, those beside it, and its folder"
 _PUBLISH_AGAIN = "what was being published may be stored: publish it again with the same id"
+_UNLOCK = (
+    "a transaction of this program, or of another one, keeps the file locked: commit it first, or, "
+    "to publish in one of your own, give connection="
+)
+WAITING = f"writing waits: {_UNLOCK}"
+
 _NEXT_STEPS = {
     "SQLITE_IOERR_WRITE": f"see that the disk works, and `ulimit -f` is no limit; {_PUBLISH_AGAIN}",
     "SQLITE_FULL": _MAKE_ROOM,
     "SQLITE_IOERR_SHMSIZE": _MAKE_ROOM,
-    "SQLITE_BUSY": "another program keeps the file locked: end it",
-    "SQLITE_LOCKED": "another program keeps the file locked: end it",
+    "SQLITE_BUSY": _UNLOCK,
+    "SQLITE_LOCKED": _UNLOCK,
     "SQLITE_CANTOPEN": "see that its folder exists and that this process may read and write there",
     "SQLITE_READONLY": _LET_WRITE,
     "SQLITE_PERM": _LET_WRITE,

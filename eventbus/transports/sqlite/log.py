@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from pydantic_core import from_json, to_json
 
+from eventbus.errors import StoreCorrupt
 from eventbus.transports.sqlite.damage import OnDamage, stop
 from eventbus.transports.sqlite.gaps import Span, check_removed
 from eventbus.transports.sqlite.records import (
@@ -127,11 +128,22 @@ def first_and_last(database: Database, schema: str = "") -> tuple[int, int]:
 def read_page(
     connection: sqlite3.Connection, after: int, most: int, on_damage: OnDamage = stop
 ) -> Page:
-    """Read the records after a position.
+    """Read the records after a position: what is sound comes before the damage behind it.
 
     Raises:
-        StoreCorrupt: One of them is damaged, or missing, and `on_damage` stops there.
+        StoreCorrupt: The next one is damaged, or missing, and `on_damage` stops there.
     """
+    try:
+        return _read_all_of_page(connection, after, most, on_damage)
+    except StoreCorrupt:
+        if most == 1:
+            raise
+        return read_page(connection, after, most // 2, on_damage)
+
+
+def _read_all_of_page(
+    connection: sqlite3.Connection, after: int, most: int, on_damage: OnDamage
+) -> Page:
     removed, page = connection.execute(
         f"SELECT (SELECT removed FROM meta), json_group_array({COLUMNS_AS_JSON}) "
         "FROM (SELECT * FROM log WHERE position > ? ORDER BY position LIMIT ?)",
@@ -154,7 +166,7 @@ def read_between(
     """Read the records after a position, none after another one, which is in the log.
 
     Raises:
-        StoreCorrupt: One of them is damaged, or missing, and `on_damage` stops there.
+        StoreCorrupt: The next one is damaged, or missing, and `on_damage` stops there.
     """
     page = read_page(connection, after, min(most, end - after), on_damage)
     if page.reached == after and page.removed < end:

@@ -40,9 +40,11 @@ __all__ = (
 import os
 import re
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
+from eventbus.clock import stopwatch
 from eventbus.errors import StoreVersion
 from eventbus.transports.sqlite.edge import unwritable
 from eventbus.transports.sqlite.settings import Durability
@@ -50,6 +52,7 @@ from eventbus.transports.sqlite.settings import Durability
 APPLICATION_ID = 0x65764273  # "evBs"
 VERSION = 3
 LOCK_SECONDS = 60.0
+LONG_SECONDS = 3.0
 TRY_SECONDS = 0.0005
 WAL_KEPT_BYTES = 4 * 1024 * 1024
 
@@ -221,15 +224,21 @@ def open_store(
     return connection
 
 
-def insist(connection: sqlite3.Connection, statement: str) -> None:
-    """Execute what takes a lock, waiting while other processes have it.
+def insist(
+    connection: sqlite3.Connection, statement: str, on_long_wait: Callable[[], None] | None = None
+) -> None:
+    """Execute what takes a lock, waiting while others have it; call back once if that takes long.
 
     SQLite's own waiting sleeps for ever longer, and loses against a process that writes all the
     time; and where two want to make one file, it gives up at once. Asked every half millisecond,
     each gets its turn.
     """
     pause = Event()  # never set: it is a way to sleep
-    for _ in range(round(LOCK_SECONDS / TRY_SECONDS)):
+    since = stopwatch()
+    while (waited := stopwatch() - since) < LOCK_SECONDS:
+        if on_long_wait is not None and waited > LONG_SECONDS:
+            on_long_wait()
+            on_long_wait = None
         try:
             connection.execute(statement).fetchall()  # some fail at their end alone
         except sqlite3.OperationalError as error:

@@ -30,7 +30,7 @@ from eventbus.transports.figures import StoreFigures
 from eventbus.transports.sqlite import letters
 from eventbus.transports.sqlite.clerks import LOOK_SECONDS, Change, Look
 from eventbus.transports.sqlite.damage import OnDamage, policy_of
-from eventbus.transports.sqlite.desk import Desk, Job
+from eventbus.transports.sqlite.desk import Begin, Desk, Job, begin_at_once
 from eventbus.transports.sqlite.edge import translated
 from eventbus.transports.sqlite.live import LiveSource
 from eventbus.transports.sqlite.log import first_and_last
@@ -194,8 +194,9 @@ class _Looker:
         self._alone: _Stamp | None = None
         self._version = 0
 
-    def serve(self, jobs: Sequence[Job[object]]) -> None:
+    def serve(self, jobs: Sequence[Job[object]], begin: Begin = begin_at_once) -> None:
         """Do jobs one by one; what was read of a file that was changed meanwhile is an error."""
+        begin()
         for job in jobs:
             assert isinstance(job, Look | Change)  # noqa: S101 - nothing else is handed in here
             try:
