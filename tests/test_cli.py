@@ -327,6 +327,14 @@ def test_an_import_is_what_was_exported(shell: Shell, tmp_path: Path) -> None:
     assert other("export").output == exported
 
 
+def test_import_tells_programs(shell: Shell) -> None:
+    """How many were stored, and how many were there."""
+    shell("publish", "n", typed="1\n2")
+    exported = shell("export").output + '{"topic": "n", "payload": 3}'
+
+    assert shell("import", "--json", typed=exported).json == [{"imported": 1, "duplicates": 2}]
+
+
 async def read_all(url: str) -> list[Message]:
     """Read messages as an application does."""
     bus, messages = EventBus(url), list[Message]()
@@ -535,7 +543,7 @@ def test_dlq_show_tells_all(shell: Shell) -> None:
 
 def test_dlq_show_looks_on_every_page(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest of many is found."""
-    monkeypatch.setattr("eventbus.cli.dead_letters.PER_PAGE", 1)
+    monkeypatch.setattr("eventbus.cli.store.LETTERS_AT_ONCE", 1)
     shell.give_up_on({"order_id": "o-1"}, {"order_id": "o-2"})
     *_, oldest = shell("dlq", "list", "--json").json
 
@@ -588,6 +596,32 @@ def test_purge_forgets(shell: Shell) -> None:
     assert shell("dlq", "list").output == "no dead letters\n"
 
 
+@pytest.mark.parametrize("verb", ["list", "redrive", "purge"])
+def test_a_subscription_that_is_none_is_refused(shell: Shell, verb: str) -> None:
+    """With those there are: durable ones, and those that have but dead letters: code 2."""
+    shell.give_up_on({"order_id": "o-1"})
+    shell.give_up_on({"order_id": "o-2"}, name=None)
+    passing = shell("dlq", "list", "--json").json[0]["subscription"]
+    ended = shell("dlq", verb, "-s", "boks")
+
+    assert (ended.code, ended.output) == (2, "")
+    assert ended.complaint == (
+        f"eventbus: no subscription 'boks' is in the store: give 'books', {passing!r}; "
+        "did you mean 'books'?\n"
+    )
+    assert shell("dlq", verb, "-s", passing).code == 0
+
+
+def test_a_subscription_without_dead_letters_is_one(shell: Shell) -> None:
+    """There is nothing to do, and nothing wrong; where none is known, that is said."""
+    shell("publish", "n", "1")
+    assert "is in the store: there are none\n" in shell("dlq", "list", "-s", "books").complaint
+    shell.give_up_on()
+
+    assert shell("dlq", "list", "-s", "books").output == "no dead letters\n"
+    assert shell("dlq", "purge", "-s", "books").output == "purged: 0\n"
+
+
 @pytest.mark.parametrize("verb", ["redrive", "purge"])
 @pytest.mark.parametrize("words", [[], ["--all", "x"], ["--all", "-s", "books"]])
 def test_which_dead_letters_has_to_be_said(shell: Shell, verb: str, words: list[str]) -> None:
@@ -629,6 +663,25 @@ def test_verify_names_all_that_is_damaged(shell: Shell, path: Path) -> None:
         "the records at positions 2 to 3 are missing",
     ]
     assert ended.complaint.startswith("eventbus: the store is damaged: restore it from a copy")
+
+
+def test_verify_tells_programs(shell: Shell, path: Path) -> None:
+    """Each damage is an object, and so is the sum of it all, in which nothing may be missing."""
+    shell("publish", "n", typed="1\n2\n")
+    shell.give_up_on({"order_id": "o-1"})
+    assert shell("verify", "--json").json == [
+        {"records": 3, "dead_letters": 1, "damaged": 0, "unreadable": 0}
+    ]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE log SET payload = '{}' WHERE position = 1")
+    store_record(path, b"{")
+    ended = shell("verify", "--json")
+    damage, told = ended.json
+
+    assert ended.code == 1
+    assert damage == {"damage": "the record at position 1 is damaged"}
+    assert told.pop("first_unreadable").startswith("the payload at position 4 cannot be read")
+    assert told == {"records": 3, "dead_letters": 1, "damaged": 1, "unreadable": 1}
 
 
 def test_verify_counts_what_cannot_be_read(shell: Shell, path: Path) -> None:

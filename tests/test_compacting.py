@@ -51,6 +51,14 @@ def test_what_is_beyond_the_limits_goes_and_its_room_with_it(filled: Path, query
     assert Shell(f"sqlite:///{filled}")("verify").output.startswith("10 records ")
 
 
+def test_programs_are_told_too(filled: Path) -> None:
+    """In records, and in bytes."""
+    (told,) = Shell(f"sqlite:///{filled}?max_count=10")("compact", "--json").json
+
+    assert told["removed"] == 390
+    assert told["freed"] > told["size"] == filled.stat().st_size
+
+
 def test_without_limits_nothing_is_removed(filled: Path) -> None:
     """Only room that was free already is given back."""
     assert compact(filled).startswith("removed 0 records and freed 0 B: ")

@@ -1,6 +1,6 @@
 """`eventbus dlq`: what subscriptions gave up on."""
 
-__all__ = ("all_letters", "list_letters", "purge", "redrive", "show")
+__all__ = ("list_letters", "purge", "redrive", "show")
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, TypeAlias
@@ -9,20 +9,18 @@ import typer
 
 from eventbus.cli.ending import fail
 from eventbus.cli.event import line_of, moment, payload_text
-from eventbus.cli.show import show_line, show_table
-from eventbus.cli.store import Purpose, Store, Url, opened
+from eventbus.cli.naming import check_named_by_letters
+from eventbus.cli.show import AsJson, show_line, show_table
+from eventbus.cli.store import Purpose, Url, opened
 from eventbus.cli.text import counted, json_text
 from eventbus.context import FailedDelivery
 from eventbus.errors import InvalidOption
-
-PER_PAGE = 100
 
 Of: TypeAlias = Annotated[
     str | None, typer.Option("--subscription", "-s", help="Only those of this subscription.")
 ]
 Ids: TypeAlias = Annotated[list[str] | None, typer.Argument(help="Ids, as `dlq list` shows them.")]
 All: TypeAlias = Annotated[bool, typer.Option("--all", help="Every one there is.")]
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 
 def list_letters(
@@ -35,6 +33,7 @@ def list_letters(
 ) -> None:
     """List dead letters, newest first; `waiting` counts what waits behind a sequenced one."""
     with opened(url, Purpose.LOOKING) as store:
+        check_named_by_letters(store, subscription)
         letters = store.dead_letters(subscription, limit, before)
     if as_json:
         for one in letters:
@@ -54,7 +53,7 @@ def show(
 ) -> None:
     """Show one dead letter: its event, and why it failed."""
     with opened(url, Purpose.LOOKING) as store:
-        found = next((one for one in all_letters(store) if one.id == id), None)
+        found = next((one for one in store.all_dead_letters() if one.id == id), None)
     if found is None:
         raise InvalidOption(f"no dead letter {id!r} is kept: see `eventbus dlq list`")
     if as_json:
@@ -79,6 +78,7 @@ def redrive(
     """
     _require_choice(ids, subscription, every=every)
     with opened(url, Purpose.MENDING) as store:
+        check_named_by_letters(store, subscription)
         sent = store.redrive(subscription, ids)
     _conclude("redriven", sent, ids, as_json=as_json)
 
@@ -94,16 +94,9 @@ def purge(
     """Forget dead letters, for good."""
     _require_choice(ids, subscription, every=every)
     with opened(url, Purpose.MENDING) as store:
+        check_named_by_letters(store, subscription)
         purged = store.purge(subscription, ids)
     _conclude("purged", purged, ids, as_json=as_json)
-
-
-def all_letters(store: Store) -> Iterator[FailedDelivery]:
-    """Read all dead letters, newest first."""
-    before: str | None = None
-    while letters := store.dead_letters(None, PER_PAGE, before):
-        yield from letters
-        before = letters[-1].id
 
 
 def _require_choice(ids: Sequence[str] | None, subscription: str | None, *, every: bool) -> None:

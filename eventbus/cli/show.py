@@ -1,12 +1,13 @@
 """Showing things: lines on stdout, tables, and how far long work is."""
 
-__all__ = ("Row", "console", "make_table", "progress", "show_line", "show_table")
+__all__ = ("AsJson", "Row", "console", "make_table", "progress", "show_line", "show_table")
 
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +17,7 @@ from rich.text import Text
 from eventbus.cli.text import printable
 
 Row: TypeAlias = Sequence[str | int]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 WIDTH_OF_A_PIPE = 1000  # columns: what a program reads is not to be folded
 

@@ -6,7 +6,7 @@ plainest way, and a signal ends them wherever they wait.
 
 __all__ = ("Pages", "Purpose", "Reread", "Store", "Url", "opened")
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -43,6 +43,7 @@ Url: TypeAlias = Annotated[
 ]
 
 PER_PAGE = 256
+LETTERS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,16 @@ class Store:
         return self._portal.call(
             lambda: keeper.dead_letters(subscription, limit=limit, before=before)
         )
+
+    def all_dead_letters(self) -> Iterator[FailedDelivery]:
+        """Read all dead letters, newest first."""
+        before: str | None = None
+        while True:
+            letters = self.dead_letters(None, LETTERS_AT_ONCE, before)
+            yield from letters
+            if len(letters) < LETTERS_AT_ONCE:
+                return
+            before = letters[-1].id
 
     def redrive(self, subscription: str | None, ids: Sequence[str] | None) -> int:
         """Deliver dead letters again."""
