@@ -105,6 +105,31 @@ def test_publish_says_what_travels_beside_it(shell: Shell) -> None:
     assert abs(lasts - timedelta(seconds=60)) < timedelta(milliseconds=1)
 
 
+@pytest.mark.parametrize("when", ["--delay=3600", "--at=2999-01-31T12:00:00+00:00"])
+def test_publish_for_later(shell: Shell, when: str) -> None:
+    """It is kept, has no position yet, and what is said is when it goes out."""
+    told = shell("publish", "orders.placed", ORDER, when, "--id", "o-1")
+    again = shell("publish", "orders.placed", ORDER, when, "--id", "o-1")
+    (receipt,) = shell("publish", "orders.placed", ORDER, when, "--json").json
+    shell("publish", "orders.placed", when, typed="1\n2")
+
+    assert re.fullmatch(r"o-1 is stored, and goes out at \S+ \S+Z\n", told.output)
+    assert again.output == "o-1 was there already, and goes out when it is due\n"
+    assert (receipt["position"], datetime.fromisoformat(receipt["due"]) > datetime.now(UTC)) == (
+        None,
+        True,
+    )
+    assert shell("stats", "--json").json[0]["scheduled"] == 4
+    assert shell("export").output == ""
+
+
+def test_publish_of_what_is_due_is_stored(shell: Shell) -> None:
+    """A time that has passed is now."""
+    ended = shell("publish", "n", "1", "--at", "2001-01-31T12:00:00Z")
+
+    assert ended.output.endswith(" is stored at position 1\n")
+
+
 @pytest.mark.parametrize(
     ("words", "typed", "sentence"),
     [
@@ -116,6 +141,13 @@ def test_publish_says_what_travels_beside_it(shell: Shell) -> None:
         (["x", "1", "--header", "a"], "", "--header 'a': give NAME=VALUE"),
         (["x", "1", "--key", ""], "", "key=''"),
         (["x", "1", "--expires", "-1"], "", "expires="),
+        (["x", "1", "--delay", "-1"], "", "delay="),
+        (["x", "1", "--at", "2026-01-31"], "", "--at '2026-01-31': give a time as"),
+        (
+            ["x", "1", "--at", "2026-01-31T12:00:00Z", "--delay", "1"],
+            "",
+            "--delay 1 and --at '2026-01-31T12:00:00Z': give one of them",
+        ),
         (["x", "--id", "1"], "", "--id names one event"),
         (["x"], "1\n2\n{\n4\n", "line 3: the payload is no JSON"),
     ],
@@ -249,6 +281,8 @@ def give_events(shell: Shell, seconds: float = 60.0) -> None:
         ([">"], [1, 2, 3, 4]),
         (["orders.*", "other"], [1, 2, 3, 4]),
         (["other"], []),
+        ([">", "-n", "3"], [1, 2, 3]),
+        ([">", "--count", "9", "--since", "4"], [4]),
         ([">", "--since", "2", "--until", "3"], [2, 3]),
         ([">", "--since", "2027-01-15T08:02:00Z"], [2, 3, 4]),
         ([">", "--until", "2027-01-15T08:02:30+00:00"], [1, 2]),
@@ -632,6 +666,58 @@ def test_which_dead_letters_has_to_be_said(shell: Shell, verb: str, words: list[
     assert len(shell("dlq", "list", "--json").json) == 1
 
 
+# --- forget ---------------------------------------------------------------------------------------
+
+
+def names_of(shell: Shell) -> list[str]:
+    """Name the durable subscriptions there are."""
+    return [one["name"] for one in shell("stats", "--json").json[0]["subscriptions"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "left"),
+    [
+        ([], "y\n", []),
+        ([], "YES", []),
+        (["--yes"], "", []),
+        ([], "\n", ["books"]),
+        ([], "", ["books"]),
+    ],
+)
+def test_forget_asks_before_it_does(
+    shell: Shell, words: list[str], typed: str, left: list[str]
+) -> None:
+    """What is lost by it is said; nothing but a yes is one."""
+    shell.give_up_on({"order_id": "o-1"})
+    shell("publish", "orders.placed", ORDER)
+    ended = shell("forget", "books", *words, typed=typed)
+
+    assert ended.code == (1 if left else 0)
+    assert ended.output == ("" if left else "forgotten: books\n")
+    assert ("forget 'books', with 1 event for it? [y/N] " in ended.complaint) is (not words)
+    assert ("'books' is not forgotten: answer y, or give --yes" in ended.complaint) is bool(left)
+    assert names_of(shell) == left
+    assert len(shell("dlq", "list", "--json").json) == 1
+
+
+def test_forget_tells_programs(shell: Shell) -> None:
+    """Whom it has forgotten."""
+    shell.give_up_on()
+
+    assert shell("forget", "books", "--yes", "--json").json == [{"forgotten": "books"}]
+
+
+def test_forget_refuses_who_is_not_there(shell: Shell) -> None:
+    """With those that are, before it asks."""
+    shell.give_up_on()
+    ended = shell("forget", "boks")
+
+    assert (ended.code, names_of(shell)) == (2, ["books"])
+    assert ended.complaint == (
+        "eventbus: no subscription 'boks' is in the store: give 'books'; did you mean 'books'?\n"
+    )
+
+
 # --- verify ---------------------------------------------------------------------------------------
 
 
@@ -786,7 +872,8 @@ class Bare:
 
 
 @pytest.mark.parametrize(
-    "words", [["stats"], ["replay", ">"], ["dlq", "list"], ["dlq", "purge", "--all"]]
+    "words",
+    [["stats"], ["replay", ">"], ["dlq", "list"], ["dlq", "purge", "--all"], ["forget", "x"]],
 )
 def test_a_transport_that_cannot_is_named(
     words: list[str], monkeypatch: pytest.MonkeyPatch
@@ -837,7 +924,8 @@ def commands_of_the_readme() -> list[list[str]]:
 
 
 def test_the_commands_of_the_readme_work(shell: Shell) -> None:
-    """A newcomer who types them one after the other sees each of them succeed."""
+    """Whoever types them one after the other, beside the README's `books`, sees each succeed."""
+    shell.give_up_on()
     commands = commands_of_the_readme()
     codes = [shell(*words, *ENDLESS.get(words[0], ())).code for words in commands]
 

@@ -10,6 +10,7 @@ from eventbus.cli.compacting import compact
 from eventbus.cli.dead_letters import list_letters, purge, redrive, show
 from eventbus.cli.ending import concluded
 from eventbus.cli.figures import stats, top
+from eventbus.cli.forgetting import forget
 from eventbus.cli.moving import export_events, import_events, verify
 from eventbus.cli.publishing import publish
 from eventbus.cli.replaying import replay
@@ -59,6 +60,7 @@ dlq.command("list")(concluded(list_letters))
 dlq.command("show")(concluded(show))
 dlq.command("redrive")(concluded(redrive))
 dlq.command("purge")(concluded(purge))
+app.command("forget")(concluded(forget))
 app.command("export")(concluded(export_events))
 app.command("import")(concluded(import_events))
 app.command("verify")(concluded(verify))

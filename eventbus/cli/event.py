@@ -7,9 +7,11 @@ __all__ = (
     "new_message",
     "payload_text",
     "readable",
+    "time_of",
 )
 
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -118,6 +120,15 @@ def payload_text(payload: object) -> str:
     if isinstance(payload, bytes):
         return payload.decode("utf-8", "backslashreplace")
     return json_text(payload)
+
+
+def time_of(text: str) -> datetime | None:
+    """Read a time that has a zone, as 2026-01-31T12:00:00Z; None if it is none."""
+    with suppress(ValueError):
+        time = datetime.fromisoformat(text)
+        if time.utcoffset() is not None:
+            return time
+    return None
 
 
 def moment(time: datetime) -> str:

@@ -45,7 +45,7 @@ def import_events(
     """Publish events as they were: with their ids, so that none is stored twice."""
     repeated = 0
 
-    def count(receipts: Sequence[Receipt]) -> None:
+    def count(messages: Sequence[Message], receipts: Sequence[Receipt]) -> None:
         nonlocal repeated
         repeated += sum(one.duplicate for one in receipts)
 

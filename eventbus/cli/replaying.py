@@ -3,6 +3,8 @@
 __all__ = ("replay",)
 
 import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -35,6 +37,9 @@ def replay(
     last_per_key: Annotated[
         bool, typer.Option("--last-per-key", help="Only the newest of each topic and key.")
     ] = False,
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", min=1, help="End after so many events.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print lines of JSON.")] = False,
 ) -> None:
     """Show once more what is stored by now, in its order."""
@@ -47,19 +52,23 @@ def replay(
         }
     )
     with opened(url, Purpose.LOOKING) as store:
-        _show(store.reread(patterns, options), speed, as_json=as_json)
+        _show(store.reread(patterns, options), speed, count, as_json=as_json)
 
 
-def _show(messages: Reread, speed: float | None, *, as_json: bool) -> None:
+def _show(messages: Reread, speed: float | None, count: int | None, *, as_json: bool) -> None:
     pace = None if speed is None else Pace(speed, SystemClock())
     with progress("replaying", messages.total, prints=True) as tell_progress:
-        while messages.done < messages.total:
-            for message in messages.next():
-                if pace is not None and (seconds := pace.seconds_before(went_out_at(message))):
-                    sys.stdout.flush()
-                    messages.pause(seconds)
-                sys.stdout.write(f"{_text(message, as_json=as_json)}\n")
-            tell_progress(messages.done)
+        for message in islice(_each(messages, tell_progress), count):
+            if pace is not None and (seconds := pace.seconds_before(went_out_at(message))):
+                sys.stdout.flush()
+                messages.pause(seconds)
+            sys.stdout.write(f"{_text(message, as_json=as_json)}\n")
+
+
+def _each(messages: Reread, tell_progress: Callable[[int], None]) -> Iterator[Message]:
+    while messages.done < messages.total:
+        yield from messages.next()
+        tell_progress(messages.done)
 
 
 def _text(message: Message, *, as_json: bool) -> str:

@@ -28,6 +28,7 @@ from eventbus.topics import check_pattern
 from eventbus.transports.base import (
     KeepsDeadLetters,
     KeepsMessages,
+    KeepsSubscriptions,
     Reading,
     Source,
     SourceSpec,
@@ -215,6 +216,13 @@ class Store:
         """Forget dead letters."""
         with self._patience.told():
             return self._portal.call(self._keeper().purge, subscription, ids)
+
+    def forget(self, name: str) -> bool:
+        """Forget a durable subscription; False if there is none of that name."""
+        if not isinstance(self._transport, KeepsSubscriptions):
+            raise UnsupportedByTransport("the transport of this URL keeps no subscriptions")
+        with self._patience.told():
+            return self._portal.call(self._transport.forget, name)
 
     def _keeper(self) -> KeepsDeadLetters:
         if not isinstance(self._transport, KeepsDeadLetters):

@@ -3,12 +3,11 @@
 __all__ = ("StartOption", "place_of", "start_of", "tail")
 
 from contextlib import suppress
-from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from eventbus.cli.event import line_of, readable
+from eventbus.cli.event import line_of, readable, time_of
 from eventbus.cli.show import show_line
 from eventbus.cli.store import Pages, Purpose, Url, opened
 from eventbus.cli.text import json_text
@@ -83,10 +82,9 @@ def place_of(word: str, text: str, others: str = "") -> Place:
     """
     if text.isascii() and text.isdecimal():
         return int(text)
-    with suppress(ValueError):
-        time = datetime.fromisoformat(text)
-        if time.utcoffset() is not None:
-            return time
+    time = time_of(text)
+    if time is not None:
+        return time
     raise InvalidOption(
         f"{word} {text!r}: give {others}a position, or a time as 2026-01-31T12:00:00Z"
     )
