@@ -269,6 +269,13 @@ def test_removing_up_to_the_middle_of_a_gap_removes_it(log: sqlite3.Connection) 
     assert (first_and_last(log), gaps(log)) == ((8, 20), [])
 
 
+def read_to_the_end(log: sqlite3.Connection) -> None:
+    """Read page after page: what is sound comes before the damage."""
+    reached = 0
+    while (page := read_page(log, reached, 100)).records:
+        reached = page.reached
+
+
 @pytest.mark.parametrize(
     ("lost", "named"),
     [
@@ -287,7 +294,7 @@ def test_what_was_lost_beside_a_gap_is_noticed(
     log.executemany("DELETE FROM log WHERE position = ?", [(position,) for position in lost])
 
     with pytest.raises(StoreCorrupt, match=named):
-        read_page(log, 0, 100)
+        read_to_the_end(log)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +308,7 @@ def test_a_damaged_gap_excuses_nothing(log: sqlite3.Connection, damage: str) -> 
     log.execute(damage)
 
     with pytest.raises(StoreCorrupt, match=r"(is|are) missing"):
-        read_page(log, 0, 100)
+        read_to_the_end(log)
 
 
 def test_a_position_that_comes_twice_is_noticed(log: sqlite3.Connection) -> None:

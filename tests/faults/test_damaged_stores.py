@@ -85,9 +85,11 @@ def numbers_in(store: Path, *, heeds_mark: bool = True) -> list[int]:
 
 
 def _numbers(connection: Connection) -> Iterator[int]:
-    records = read_page(connection, 0, 1000).records
-    for record in records:
-        yield int(record.payload.partition(b":")[2].partition(b",")[0])
+    reached = 0
+    while records := (page := read_page(connection, reached, 1000)).records:
+        for record in records:
+            yield int(record.payload.partition(b":")[2].partition(b",")[0])
+        reached = page.reached
 
 
 def cuts(store: Path) -> Iterator[int]:
