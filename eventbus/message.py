@@ -334,7 +334,9 @@ class Message:
 
     def __repr__(self) -> str:
         """Show where it went and which one it is; never the payload, which may be secret."""
-        return f"<Message {self.id} on {self.topic!r}>"
+        place = "" if self.position is None else f" at {self.position}"
+        known = ", stored before" if self.duplicate else ""
+        return f"<Message {self.id} on {self.topic!r}{place}{known}>"
 
 
 def write_message(head: Head, seconds: float, payload: object) -> Message:

@@ -1,5 +1,6 @@
 """What travels: the envelope, its changed copies, what a publisher sees of it."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -10,7 +11,18 @@ from eventbus import Context, EventBus, Message, Receipt
 from eventbus.middleware import CallNext, DeadLetter
 from eventbus.testing import ManualClock
 
-WORDS = ("topic", "payload", "time", "id", "key", "headers", "matched", "anything")
+WORDS = (
+    "topic",
+    "payload",
+    "time",
+    "id",
+    "key",
+    "headers",
+    "matched",
+    "content_type",
+    "schema_version",
+    "anything",
+)
 
 
 async def publish_one(clock: ManualClock, **options: Any) -> Message:
@@ -80,6 +92,17 @@ async def test_showing_a_message_keeps_its_payload_secret(clock: ManualClock) ->
     message = await publish_one(clock, id="m-1")
 
     assert repr(message) == "<Message m-1 on 'orders.created'>"
+
+
+async def test_what_is_stored_shows_its_place(opened: Callable[..., EventBus]) -> None:
+    """And whether it was there before: a receipt is the message."""
+    async with opened() as bus:
+        receipts = [await bus.publish("orders.created", {}, id="m-1") for _ in range(2)]
+
+    assert [repr(receipt) for receipt in receipts] == [
+        "<Message m-1 on 'orders.created' at 1>",
+        "<Message m-1 on 'orders.created' at 1, stored before>",
+    ]
 
 
 # --- Immutable ------------------------------------------------------------------------------------
