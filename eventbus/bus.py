@@ -392,14 +392,18 @@ class EventBus(Registering, Requesting, PublishingFromThreads, Redriving, Replay
             if self._phase is not Phase.RUNNING:
                 await stack.enter_async_context(self)
             await run_until_signal(task_status.started, self._tell_of_draining, self.drain)
+            self.logger.info("draining has ended, with %s left", self._deliveries_left())
 
     def _tell_of_draining(self) -> None:
-        each = self.stats().subscriptions.values()
         self.logger.info(
             "the bus drains %s, for at most %g s; a second signal stops at once",
-            counted(sum(one.queue_depth + one.in_flight for one in each), "delivery"),
+            self._deliveries_left(),
             self._drain_seconds,
         )
+
+    def _deliveries_left(self) -> str:
+        each = self.stats().subscriptions.values()
+        return counted(sum(one.queue_depth + one.in_flight for one in each), "delivery")
 
     # --- what happened ----------------------------------------------------------------------
 

@@ -190,7 +190,7 @@ def _check_order(since: Place | None, until: Place | None) -> None:
             pass
         case _:
             return
-    raise InvalidOption(f"until={until!r} is before since={since!r}: turn them round")
+    raise InvalidOption(f"until={until} is before since={since}: turn them round")
 
 
 def _check_speed(word: str, value: Any) -> None:

@@ -98,6 +98,26 @@ def test_what_is_shown_itself_needs_no_bar(shell: Shell, words: list[str]) -> No
     assert "\x1b" not in terminal.screen
 
 
+def test_who_types_is_told_how_that_ends(shell: Shell) -> None:
+    """In one line, where a bar would be in the way; what is typed so far is published."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "eventbus", "publish", "orders.placed"],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "EVENTBUS_URL": shell.url},
+        text=True,
+    ) as process:
+        os.write(ours, b'{"n": 1}\n\x04')
+        output, complaint = process.communicate(timeout=50)
+    os.close(ours)
+    os.close(theirs)
+
+    assert output == "published 1 event to orders.placed\n"
+    assert complaint == "eventbus: each line of JSON that you type is published, until Ctrl-D\n"
+
+
 @each
 def test_nothing_is_drawn_where_nobody_looks(shell: Shell, words: list[str], work: str) -> None:
     """In a pipe, or a file: neither on stdout nor on stderr."""

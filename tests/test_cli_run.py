@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+import typer
 
 from eventbus.cli.children import follow_code, run_workers
 from eventbus.cli.ending import concluded
@@ -341,7 +342,7 @@ def test_workers_that_share_nothing_are_warned_of_once(
     told: list[str] = []
     with running(folder, "run", place, "--workers", "3") as program:
         assert program.process.stderr is not None
-        while sum("running <" in line for line in told) < 3:
+        while sum("serving the subscriptions of app:" in line for line in told) < 3:
             told.append(program.process.stderr.readline())
         program.signal(signal.SIGTERM)
         code, _ = program.rest()
@@ -386,17 +387,20 @@ def test_an_interrupt_ends_a_publish_that_waits(folder: Path, shell: Shell) -> N
 
 
 @posix
-def test_a_reader_that_has_enough_ends_the_command(folder: Path, shell: Shell) -> None:
-    """As with `| head -1`: nothing is said, and the code is 1."""
+@pytest.mark.parametrize("words", [["export"], ["replay", ">"], ["tail", "--from=first"]], ids=str)
+def test_a_reader_that_has_enough_ends_the_command(
+    folder: Path, shell: Shell, words: list[str]
+) -> None:
+    """As with `| head -1`: all that was wanted was shown, and nothing is said."""
     shell("publish", "n", typed="\n".join('"' + "x" * 100 + '"' for _ in range(2000)))
-    with running(folder, "export", EVENTBUS_URL=shell.url) as program:
-        assert program.line().startswith("{")
+    with running(folder, *words, EVENTBUS_URL=shell.url) as program:
+        assert program.line()
         assert program.process.stdout is not None
         program.process.stdout.close()
         assert program.process.stderr is not None
 
         assert program.process.stderr.read() == ""
-        assert program.process.wait() == 1
+        assert program.process.wait() == 0
 
 
 @posix
@@ -450,6 +454,22 @@ def test_a_fault_beside_it_keeps_its_traceback() -> None:
 
     with pytest.raises(ExceptionGroup):
         concluded(fail_twice)()
+
+
+@pytest.mark.parametrize(("only_shows", "code"), [(True, 0), (False, 1)])
+def test_work_that_ends_unheard_has_failed(
+    only_shows: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads receipts, and stops, has stopped what is published, too."""
+
+    def tell() -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("eventbus.cli.ending._leave_stdout", lambda: None)
+    with pytest.raises(typer.Exit) as ended:
+        concluded(tell, only_shows=only_shows)()
+
+    assert ended.value.exit_code == code
 
 
 class Terminal(io.StringIO):

@@ -1,5 +1,6 @@
 """Commands on a store that another program writes, or that nobody asked them to change."""
 
+import logging
 import os
 import signal
 import sqlite3
@@ -13,7 +14,7 @@ from threading import Event
 import pytest
 
 from eventbus.cli.waiting import Patience
-from eventbus.transports.sqlite import is_locked
+from eventbus.transports.sqlite import WAITING, is_locked
 from tests.shell import Shell
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -133,6 +134,31 @@ def test_what_takes_long_by_itself_is_not_blamed_on_others(
     monkeypatch.setattr("eventbus.cli.waiting.is_locked", look)
     with Patience(path).told():
         assert has_looked.wait(30)
+
+
+@pytest.mark.usefixtures("lock")
+def test_what_the_store_says_of_it_is_not_said_again(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the command has; all else that is logged is."""
+    told, logger = Event(), logging.getLogger("eventbus")
+
+    def note(sentence: str) -> None:
+        told.set()
+
+    monkeypatch.setattr("eventbus.cli.waiting.TELL_SECONDS", 0.001)
+    monkeypatch.setattr("eventbus.cli.waiting.complain", note)
+    with Patience(path) as patience:
+        logger.warning("%s: %s", path, WAITING)
+        with patience.told():
+            assert told.wait(30)
+        logger.warning("%s: %s", path, WAITING)
+        logger.warning("%s: %s", path, "something else")
+        logger.warning("no arguments")
+    logger.warning("%s: %s", path, WAITING)
+
+    of_waiting = f"{path}: {WAITING}"
+    assert caplog.messages == [of_waiting, f"{path}: something else", "no arguments", of_waiting]
 
 
 @posix

@@ -46,7 +46,8 @@ RESERVED = {
     "sqlite3": "transports.sqlite.*  publishing  publisher",  # these two for the type alone
     "compression": "transports.sqlite.zstd",
     "backports": "transports.sqlite.zstd",
-    "logging": "bus_logger  registration  attempts  middleware.log  cli.run  testing.simulation",
+    "logging": "bus_logger  registration  attempts  middleware.log  cli.run  cli.waiting"
+    "  testing.simulation",
     "pickle": "nobody",
     "marshal": "nobody",
     "shelve": "nobody",

@@ -247,7 +247,7 @@ async def test_who_publishes_too_early_is_told_how_to_begin() -> None:
 
 
 async def test_the_first_signal_says_what_happens(caplog: pytest.LogCaptureFixture) -> None:
-    """How much is left, how long that may take, and what a second signal would do."""
+    """How much is left, how long that may take, and what a second signal would do; then its end."""
     caplog.set_level(logging.INFO, "eventbus")
     release = anyio.Event()
     bus = EventBus(drain_timeout=20)
@@ -264,7 +264,10 @@ async def test_the_first_signal_says_what_happens(caplog: pytest.LogCaptureFixtu
             await checkpoint()
         release.set()
 
-    assert "drains 2 deliveries, for at most 20 s; a second signal stops at once" in caplog.text
+    assert caplog.messages == [
+        "the bus drains 2 deliveries, for at most 20 s; a second signal stops at once",
+        "draining has ended, with 0 deliveries left",
+    ]
 
 
 async def test_a_run_outside_the_main_thread_is_refused() -> None:

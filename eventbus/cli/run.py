@@ -86,7 +86,7 @@ def run(
     bus = load_bus(app, app_dir, is_factory=factory)
     if speaks_for > 1 and not bus.reaches_other_processes:
         _warn_of_separate_buses(bus.logger, speaks_for)
-    bus.logger.info("running %r", bus)
+    bus.logger.info("serving the subscriptions of %s until a signal", app)
     anyio.run(bus.run, backend=backend.value)
 
 

@@ -252,8 +252,13 @@ def opened(url: str, purpose: Purpose) -> Generator[Store]:
     """
     settings = _settings_of(url, purpose)
     carrier = _transport_of(url, settings, purpose)
-    patience = Patience(None if settings is None else settings.path)
-    with impatient(), start_blocking_portal() as portal, ExitStack() as stack:
+    path = None if settings is None else settings.path
+    with (
+        impatient(),
+        Patience(path) as patience,
+        start_blocking_portal() as portal,
+        ExitStack() as stack,
+    ):
         with patience.told():
             stack.enter_context(portal.wrap_async_context_manager(carrier))
         stack.callback(portal.start_task_soon(carrier.serve).cancel)

@@ -2,6 +2,7 @@
 
 __all__ = ("Patience", "impatient")
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Generator
@@ -9,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread, Timer, current_thread, main_thread
 from types import FrameType
+from typing import Self
 
 from eventbus.cli.ending import INTERRUPTED, complain
-from eventbus.transports.sqlite import is_locked
+from eventbus.transports.sqlite import WAITING, is_locked
 
 TELL_SECONDS = 1.5
 """After how long it is said that a command waits."""
@@ -21,11 +23,26 @@ CLOSE_SECONDS = 0.5
 
 
 class Patience:
-    """Says on stderr what a command waits for, once."""
+    """Says on stderr what a command waits for, once.
+
+    In its block the store does not say so again, which it would to who writes programs.
+    """
 
     def __init__(self, store: Path | None) -> None:
         self._store = store
         self._has_told = False
+        self._logger = logging.getLogger("eventbus")
+
+    def __enter__(self) -> Self:
+        self._logger.addFilter(self._is_news)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeFilter(self._is_news)
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        is_of_waiting = isinstance(record.args, tuple) and WAITING in record.args
+        return not (is_of_waiting and self._has_told)
 
     @contextmanager
     def told(self) -> Generator[None]:

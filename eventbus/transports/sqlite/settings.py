@@ -58,6 +58,11 @@ class Settings:
             raise InvalidOption(
                 "sqlite:// names no file: write sqlite:///relative.db, or sqlite:////absolute.db"
             )
+        if path == ":memory:":  # which is SQLite's word for none
+            raise InvalidOption(
+                "sqlite:///:memory: is no file: write memory:// for a bus in memory, or "
+                "sqlite:///events.db"
+            )
         read: dict[str, Any] = {}
         limits: list[Limit] = []
         for name, text in options_of(query).items():
