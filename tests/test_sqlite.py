@@ -872,7 +872,7 @@ async def test_a_strange_database_is_refused(opened: Opened, store: Path) -> Non
     """A file that belongs to another program is not touched."""
     with closing(sqlite3.connect(store)) as connection:
         connection.execute("CREATE TABLE theirs (x)")
-    with pytest.raises(StoreVersion, match="no store of eventbus"):
+    with pytest.raises(StoreVersion, match=r"no store of eventbus: name a new file.*ATTACH"):
         async with opened():
             pass
 

@@ -295,7 +295,9 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
         return _known(version, path)
     if application or version or tables:
         raise StoreVersion(
-            f"{path} is a database, but no store of eventbus: name a file of its own"
+            f"{path} is a database, but no store of eventbus: name a new file. Your tables can be "
+            "created there once a bus has opened it, or stay here, and have it ATTACHed to their "
+            "connection"
         )
     return 0
 
