@@ -146,7 +146,10 @@ class Context(Generic[M_co]):
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """Which attempt this is, from 1.
+
+        The first that ends with its process is not known to have begun: its number comes twice.
+        """
         return self.entry.attempt if isinstance(self.entry, Delivery) else 1
 
     @property

@@ -167,7 +167,10 @@ class SourceSpec(Protocol):
 
     @property
     def max_deliveries(self) -> int:
-        """How often a message is delivered at most, to processes that died of it included."""
+        """How often a message is delivered at most, to processes that died of it included.
+
+        Where it is not known whether an attempt had begun, 1 may be exceeded by one.
+        """
         ...
 
     @property

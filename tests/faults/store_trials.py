@@ -84,7 +84,7 @@ def poison(path: Path) -> dict[str, object]:
     starts = Counter(int(word.split()[0]) for word in words if not word.startswith("dead"))
     attempts = {word.split()[1] for word in words if word.split()[0] not in {str(POISON), "dead"}}
     return {
-        "poison_starts": starts[POISON],
+        "poison_attempts": [word.split()[1] for word in words if word.startswith(f"{POISON} ")],
         "dead": [word for word in words if word.startswith("dead")],
         "unhandled": EVENTS - len(starts),
         "attempts_of_others": sorted(attempts),

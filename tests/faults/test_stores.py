@@ -19,15 +19,15 @@ def found(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("found", ["poison"], indirect=True)
 def test_an_event_that_ends_the_process_is_given_up(found: dict[str, Any]) -> None:
-    """After max_deliveries starts; those claimed with it are handled, and keep their counts."""
-    assert (found["poison_starts"], found["dead"]) == (STARTS, [f"dead {STARTS}"])
+    """After max_deliveries starts, the first counted anew; its neighbours keep their counts."""
+    assert (found["poison_attempts"], found["dead"]) == (["1", "1", "2"], [f"dead {STARTS}"])
     assert (found["unhandled"], found["attempts_of_others"]) == (0, ["1"])
 
 
 @pytest.mark.parametrize("found", ["unbounded_poison"], indirect=True)
 def test_that_it_would_come_for_ever(found: dict[str, Any]) -> None:
     """Control: where attempts are not written before they begin, nothing ends it."""
-    assert (found["dead"], found["poison_starts"]) == ([], 3 * STARTS)
+    assert (found["dead"], found["poison_attempts"]) == ([], ["1"] * 3 * STARTS)
 
 
 @pytest.mark.parametrize("found", ["backoff"], indirect=True)
