@@ -217,12 +217,12 @@ class Store:
         with self._patience.told():
             return self._portal.call(self._keeper().purge, subscription, ids)
 
-    def forget(self, name: str) -> bool:
-        """Forget a durable subscription; False if there is none of that name."""
+    def forget(self, name: str) -> None:
+        """Forget a durable subscription, unless somebody has by now."""
         if not isinstance(self._transport, KeepsSubscriptions):
             raise UnsupportedByTransport("the transport of this URL keeps no subscriptions")
         with self._patience.told():
-            return self._portal.call(self._transport.forget, name)
+            self._portal.call(self._transport.forget, name)
 
     def _keeper(self) -> KeepsDeadLetters:
         if not isinstance(self._transport, KeepsDeadLetters):
