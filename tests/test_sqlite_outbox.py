@@ -2,9 +2,11 @@
 
 import gc
 import sqlite3
+import threading
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +29,7 @@ from eventbus import (
     UnsupportedByTransport,
 )
 from eventbus.middleware.chain import PublishNext
+from eventbus.transports.sqlite import store as store_room
 
 Connected: TypeAlias = Callable[..., sqlite3.Connection]
 
@@ -532,3 +535,77 @@ async def test_a_connection_left_behind_is_not_kept(bus: EventBus, store: Path) 
             await bus.publish(ORDER, Order(n=2))
 
     assert watched[0]() is None
+
+
+# --- Closing --------------------------------------------------------------------------------------
+
+
+async def all_have_ended() -> None:
+    """Wait until no thread of a store is left."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("eventbus-sqlite"):
+            await anyio.to_thread.run_sync(thread.join)
+
+
+@pytest.mark.parametrize(
+    ("is_ours", "cause"),
+    [
+        (
+            True,
+            "a transaction is open in which this program has published with connection=: commit",
+        ),
+        (
+            False,
+            "it is locked, most likely, by a transaction of another program, or of a connection",
+        ),
+    ],
+)
+async def test_what_keeps_a_store_from_closing_is_named(
+    bus: EventBus,
+    connected: Connected,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    is_ours: bool,
+    cause: str,
+) -> None:
+    """Nobody can write while a transaction is open; the bus ends nevertheless."""
+    monkeypatch.setattr(store_room, "CLOSE_SECONDS", 0.05)
+    connection = connected()
+    async with bus:
+        if is_ours:
+            await bus.publish(ORDER, Order(n=1), connection=connection)
+        else:
+            connection.execute("BEGIN IMMEDIATE")
+    connection.rollback()
+    await all_have_ended()
+
+    (line,) = caplog.messages
+    assert line.startswith("the store did not close within 0.05 s, and its thread waits for 60 s")
+    assert cause in line
+
+
+async def test_a_store_that_was_locked_is_closed_later(
+    bus: EventBus, store: Path, connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as the transaction ends: what was handled is noted, the rest given back."""
+    monkeypatch.setattr(store_room, "CLOSE_SECONDS", 0.05)
+    connection = connected()
+    has_begun, may_end = anyio.Event(), anyio.Event()
+
+    @bus.on(ORDER, name="audit")
+    async def audit(order: Order) -> None:
+        has_begun.set()
+        await may_end.wait()
+
+    async with bus:
+        await bus.publish_many(ORDER, [Order(n=1), Order(n=2)])
+        await has_begun.wait()
+        connection.execute("BEGIN IMMEDIATE")
+        may_end.set()
+    with closing(sqlite3.connect(store)) as other:
+        assert other.execute("SELECT count(*) FROM session").fetchone() == (1,)
+    connection.commit()
+    await all_have_ended()
+
+    assert connection.execute("SELECT count(*) FROM session").fetchone() == (0,)
+    assert connection.execute("SELECT position, owner FROM delivery").fetchall() == [(2, None)]

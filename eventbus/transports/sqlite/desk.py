@@ -161,11 +161,15 @@ class Desk:
             raise StoreError(f"the store did not answer within {seconds:g} s{begun}: ask again")
         return job.outcome()
 
-    async def close(self) -> None:
-        """Let the thread do what was handed in, and end it; idempotent."""
+    def end(self) -> None:
+        """Let the thread do what was handed in, and end, without waiting for it; idempotent."""
         with self._arrival:
             self._is_closing = True
             self._arrival.notify()
+
+    async def close(self) -> None:
+        """Let the thread do what was handed in, and wait until it has ended; idempotent."""
+        self.end()
         await self._end.wait(self._new_wake_up)
         self._thread.join()
 

@@ -113,6 +113,12 @@ class Outbox:
             expect(new[0])
         return places
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a transaction in which something was published has not ended."""
+        self.forget_ended()
+        return bool(self._open)
+
     def refuse_to_wait(self) -> None:
         """Refuse to write for a task that has the lock itself: it would wait for its own end.
 

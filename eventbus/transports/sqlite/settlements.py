@@ -78,12 +78,17 @@ class Settlements:
             await self._progress.wait()
 
     async def close(self) -> None:
-        """Write what is left, or give it up where it cannot be written."""
+        """Write what is left, or give it up where it cannot be written.
+
+        Cancelled, what the writer has got is still written as soon as it can be.
+        """
         self.flush()
-        while self._job is not None:
-            await self._progress.wait()
-        self._is_closed = True
-        self._progress.beat()
+        try:
+            while self._job is not None:
+                await self._progress.wait()
+        finally:
+            self._is_closed = True
+            self._progress.beat()
 
     def _write_all(self, connection: sqlite3.Connection) -> None:
         """Write what there is by now, in the writer's thread; again, where that has failed."""

@@ -33,6 +33,7 @@ from eventbus.transports.sqlite.outbox import Outbox
 from eventbus.transports.sqlite.postbox import Postbox
 from eventbus.transports.sqlite.reading import LogReading, begin_reading
 from eventbus.transports.sqlite.records import Record, packed, record_of
+from eventbus.transports.sqlite.schema import LOCK_SECONDS
 from eventbus.transports.sqlite.settings import Settings
 from eventbus.transports.sqlite.shrinking import rewrite_once, shrink
 from eventbus.transports.sqlite.survey import survey
@@ -111,19 +112,22 @@ class SqliteTransport:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Write what is left to be written, give back what is not done, and end both threads."""
+        """Write what is left to be written, give back what is not done, and end both threads.
+
+        Where that takes too long, the threads do so by themselves, once they can.
+        """
         with move_on_after(CLOSE_SECONDS, shield=True) as patience:
-            for source in self._sources:
-                await source.close()
-            if self._session:
-                self._open_postbox.close()
-                self._writer.submit(Change(lambda one: sessions.end(one, self._session)))
+            try:
+                for source in self._sources:
+                    await source.close()
+            finally:
+                self._end_session()
             await self._reader.close()
             await self._writer.close()
         if patience.cancelled_caught:
-            self.bus_logger.error(
-                "the store did not close within %s s: its threads stay", CLOSE_SECONDS
-            )
+            self._reader.end()
+            self._writer.end()
+            self._tell_of_lock()
         self._sources.clear()
         self._session = 0
 
@@ -141,6 +145,26 @@ class SqliteTransport:
                 raise
             except StoreError as error:  # a full disk, say: it may be better in a moment
                 self.bus_logger.error("the store cannot be looked after: %s", error)
+
+    def _end_session(self) -> None:
+        if self._session:
+            self._open_postbox.close()
+            self._writer.submit(Change(partial(sessions.end, session=self._session)))
+
+    def _tell_of_lock(self) -> None:
+        cause = (
+            "a transaction is open in which this program has published with connection=: commit "
+            "it, or roll it back, before the block of the bus is left"
+            if self._outbox.is_open
+            else "it is locked, most likely, by a transaction of another program, or of a "
+            "connection of this one: end that first"
+        )
+        self.bus_logger.error(
+            "the store did not close within %g s, and its thread waits for %g s at most: %s",
+            CLOSE_SECONDS,
+            LOCK_SECONDS,
+            cause,
+        )
 
     def _new_writer(self) -> Writer:
         return Writer(self._settings, self.bus_logger)
