@@ -829,6 +829,17 @@ def test_a_url_without_a_store_is_refused(url: str, sentence: str) -> None:
     assert "secret" not in ended.complaint
 
 
+@pytest.mark.parametrize("words", [["stats"], ["compact"], ["dlq", "purge", "--all"]])
+def test_an_empty_file_is_no_store_yet(shell: Shell, path: Path, words: list[str]) -> None:
+    """It stays empty until something is published."""
+    path.touch()
+    ended = shell(*words)
+
+    assert (ended.code, path.stat().st_size) == (2, 0)
+    assert "is an empty file, and no store yet: publish to it first" in ended.complaint
+    assert shell("publish", "n", "1").code == 0
+
+
 def test_a_url_is_needed() -> None:
     """Whoever gives none is told both ways to do it."""
     ended = Shell("")("stats")

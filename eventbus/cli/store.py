@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -275,9 +276,16 @@ def _settings_of(url: str, purpose: Purpose) -> Settings | None:
     if scheme != "sqlite":
         return None
     settings = Settings.of_url(url)
-    if purpose is not Purpose.FEEDING and not settings.path.exists():
-        raise InvalidOption(f"there is no store {settings.path}: look at how it is spelt")
+    if purpose is not Purpose.FEEDING:
+        _check_there(settings.path)
     return settings
+
+
+def _check_there(store: Path) -> None:
+    if not store.exists():
+        raise InvalidOption(f"there is no store {store}: look at how it is spelt")
+    if not store.stat().st_size:
+        raise InvalidOption(f"{store} is an empty file, and no store yet: publish to it first")
 
 
 def _transport_of(url: str, settings: Settings | None, purpose: Purpose) -> Transport[SourceSpec]:
