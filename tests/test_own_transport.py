@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from eventbus import Context, EventBus, InvalidOption, Topic, UnsupportedByTransport
+from eventbus import Clock, Context, EventBus, InvalidOption, Topic, UnsupportedByTransport
+from eventbus.bus_logger import BusLogger
 from eventbus.testing import TransportContract
+from eventbus.transports.base import LogsAsBus
 from tests.installing import Installer
+from tests.toy_transport import Toy
 
 JOBS = Topic("jobs.new", int)
 
@@ -71,3 +74,23 @@ def test_its_own_refusal_reaches_the_user() -> None:
     """In the words of the plugin."""
     with pytest.raises(InvalidOption, match="toy:// takes neither host nor path"):
         EventBus("toy://box")
+
+
+def test_it_may_log_as_its_bus_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it has the attribute for that."""
+    EventBus("toy://")  # which imports it
+    carriers: list[LogsAsBus] = []
+
+    class Talker(Toy):
+        def __init__(self, url: str, clock: Clock) -> None:
+            super().__init__(url, clock)
+            self.bus_logger = BusLogger()
+            carriers.append(self)
+
+    monkeypatch.setattr(sys.modules["eventbus_toy"], "Toy", Talker)
+    EventBus("toy://", name="shop")
+    carriers[0].bus_logger.warning("%s", "late")
+
+    assert caplog.messages == ["shop: late"]
