@@ -240,7 +240,7 @@ class Contracts:
         Raises:
             InvalidEvent: It was.
         """
-        if version > 1 and version > (known := self._versions.get(topic, version)):
+        if version > (known := self._versions.get(topic, version)):
             raise InvalidEvent(
                 f"this event is of version {version} of {topic!r}, and here Topic(..., "
                 f"version={known}) is known: deploy what knows version {version}, then redrive it"

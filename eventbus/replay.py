@@ -237,7 +237,8 @@ class Replay(Generic[M_co]):
             return message.decoded()
         if isinstance(message.event, InvalidEvent):
             raise message.event
-        self._contracts.refuse_newer(message.topic, message.schema_version)
+        if (version := message.head[3]) > 1:
+            self._contracts.refuse_newer(message.topic, version)
         return self._schema.validate(message.event)
 
     def _refuse(self, message: Message, error: Exception) -> None:

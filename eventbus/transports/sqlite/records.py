@@ -272,9 +272,9 @@ def records_of(page: bytes, *, is_exact: bool = False) -> list[Record]:
 
 
 def _record(fields: list[Any], is_exact: bool) -> Record:
-    content_type, version, payload = fields[6:9]
-    is_whole = isinstance(version, int)
-    if not (is_whole and isinstance(content_type, str) and isinstance(payload, str)):
+    content_type, payload = fields[6], fields[8]
+    is_text = isinstance(content_type, str) and isinstance(payload, str)
+    if not is_text or type(fields[7]) is not int:
         raise ValueError("damage has made something else of a column")
     if content_type == JSON and not is_exact:
         fields[8] = payload.encode()
