@@ -25,7 +25,7 @@ from eventbus import Context, EventBus
 from eventbus.transports.sqlite import clerks, cursors
 from eventbus.transports.sqlite.cursors import Outcomes
 from eventbus.transports.sqlite.guard import GuardedConnection
-from tests.faults.mortals import Mortal, Say
+from tests.faults.mortals import Mortal, Say, stop_between_writes
 from tests.faults.store_trials import ACK_WAIT, Mouth
 
 EVENTS = 8
@@ -150,7 +150,7 @@ def frozen(path: Path) -> dict[str, int]:
     anyio.run(prepare, path, EVENTS)
     first = Mortal(lambda say: anyio.run(stand_still, say))
     first.hear("begun 0")
-    first.stop()
+    stop_between_writes(first, path)
     stopped = monotonic()
     second = Mortal(lambda say: anyio.run(take_over, say))
     second.words()

@@ -3,17 +3,29 @@
 Run as a program, with the name of one of `TRIALS` and what it takes; it prints one line of JSON.
 """
 
-__all__ = ("Mortal", "Say", "live_for", "live_to_say", "run_trial", "words_of_all")
+__all__ = (
+    "Mortal",
+    "Say",
+    "live_for",
+    "live_to_say",
+    "run_trial",
+    "stop_between_writes",
+    "words_of_all",
+)
 
+import atexit
 import json
 import os
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any, TypeAlias
 
 Say: TypeAlias = Callable[[str], None]
@@ -30,6 +42,8 @@ class Mortal:
             os.close(self.ear)
             self._live(live, mouth)
         os.close(mouth)
+        # A trial that fails leaves none behind: one that stands still would keep its output open.
+        atexit.register(self.kill)
         self._heard = b""
 
     def _live(self, live: Callable[[Say], None], mouth: int) -> None:
@@ -75,8 +89,25 @@ class Mortal:
         while self.listen():
             pass
         os.waitpid(self.process, 0)
+        atexit.unregister(self.kill)
         os.close(self.ear)
         return self._heard.decode().split("\n")[:-1]
+
+
+def stop_between_writes(mortal: Mortal, store: Path) -> None:
+    """Stop it where it has no lock on a store: with one it would hold up all others, too."""
+    for _ in range(1000):
+        mortal.stop()
+        os.waitpid(mortal.process, os.WUNTRACED)
+        with closing(sqlite3.connect(store, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                mortal.go_on()
+                time.sleep(0.001)
+            else:
+                return
+    raise AssertionError(f"it writes to {store} whenever it is stopped")
 
 
 def _write(mouth: int, word: str) -> None:

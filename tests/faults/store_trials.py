@@ -31,7 +31,7 @@ from eventbus.transports.sqlite import clerks, cursors, durable, neighbours, req
 from eventbus.transports.sqlite.cursors import Claimed, Outcomes
 from eventbus.transports.sqlite.durable import DurableSource
 from eventbus.transports.sqlite.settlements import Settlements
-from tests.faults.mortals import Mortal, Say, words_of_all
+from tests.faults.mortals import Mortal, Say, stop_between_writes, words_of_all
 from tests.faults.scale import full
 
 EVENTS = 20
@@ -173,7 +173,7 @@ def frozen(path: Path) -> dict[str, object]:
     anyio.run(publish_work, path)
     first = Mortal(lambda say: anyio.run(stand_still, path, say))
     first.hear("begun 0")
-    first.stop()
+    stop_between_writes(first, path)
     stopped = monotonic()
     second = Mortal(lambda say: anyio.run(take_over, path, say))
     second.hear("begun 0")
