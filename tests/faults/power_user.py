@@ -39,7 +39,7 @@ from tests.faults.scale import full
 R = TypeVar("R")
 
 ROUNDS = full(16, small=8)
-TRIES = 5
+TRIES = 25  # more than any disk fails here
 BATCH: list[dict[str, int]] = [{}] * 5
 PAGES_PER_CHECKPOINT = 30
 

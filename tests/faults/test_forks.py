@@ -169,6 +169,7 @@ async def test_another_loop_in_another_thread_is_refused(use: str) -> None:
     async with bus:
         await bus.publish("work", {})
         await bus.request("question", {}, reply=int)
+        await bus.join()  # while a handler works, a publish from elsewhere may not be noticed
         thread = threading.Thread(target=anyio.run, args=(use_from_there,))
         thread.start()
         await anyio.to_thread.run_sync(thread.join)
