@@ -214,11 +214,13 @@ class Contracts:
         if isinstance(topic, RequestTopic):
             self._refuse_other_answer(cast("RequestTopic[object, object]", topic))
             self._requests.setdefault(topic.name, topic)
+            is_version_new = False
         else:
-            is_new = self._learn_version(topic) or is_new
-        self._literal.setdefault(topic.name, _contract(topic.name, topic.model))
+            is_version_new = self._learn_version(topic)
+        if is_new:
+            self._literal[topic.name] = _contract(topic.name, topic.model)
         self._latest[topic.name] = topic
-        return is_new
+        return is_new or is_version_new
 
     def _learn_version(self, topic: Topic[Any]) -> bool:
         known = self._versions.get(topic.name)

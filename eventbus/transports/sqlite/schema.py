@@ -30,6 +30,7 @@ __all__ = (
     "OWN_TABLES",
     "RECORD",
     "VERSION",
+    "connect_to",
     "insist",
     "open_store",
     "secure_names",
@@ -200,21 +201,30 @@ ALTER TABLE subscription ADD COLUMN began INTEGER NOT NULL DEFAULT 0;
 """By the version of a file, what leads it to the next; in the end it has what `_TABLES` makes."""
 
 
-def open_store(
-    path: Path, durability: Durability, kind: type[sqlite3.Connection] = sqlite3.Connection
+def connect_to(
+    path: Path, how: str, *, timeout: float, kind: type[sqlite3.Connection] = sqlite3.Connection
 ) -> sqlite3.Connection:
-    """Open a connection for the thread that calls this; it does not create the file.
+    """Connect to a file as the words of a URI say how, none of which create it.
 
     Transactions are begun by hand. Text comes back as bytes, so that damaged text can be read.
+    `timeout` is how many seconds SQLite waits for a lock.
     """
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
+        f"{path.absolute().as_uri()}?{how}",
         uri=True,
-        timeout=LOCK_SECONDS,
+        timeout=timeout,
         isolation_level=None,
         factory=kind,
     )
     connection.text_factory = bytes
+    return connection
+
+
+def open_store(
+    path: Path, durability: Durability, kind: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
+    """Open a connection that writes, for the thread that calls this; as `connect_to`."""
+    connection = connect_to(path, "mode=rw", timeout=LOCK_SECONDS, kind=kind)
     try:
         connection.execute(f"PRAGMA synchronous={durability}")
         connection.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")

@@ -39,6 +39,7 @@ from eventbus.transports.sqlite.reading import LogReading, begin_reading
 from eventbus.transports.sqlite.schema import (
     LOCK_SECONDS,
     VERSION,
+    connect_to,
     open_store,
     set_up,
     version_of,
@@ -243,7 +244,8 @@ class _Looker:
     def _connect_as_it_is(self) -> sqlite3.Connection:
         stamp = _stamp_of(self._path)  # Race: before it is seen that nobody has it open
         is_alone = _is_left_alone(self._path)
-        connection = _connect_read_only(self._path, "immutable" if is_alone else "readonly_shm")
+        word = "immutable" if is_alone else "readonly_shm"
+        connection = connect_to(self._path, f"mode=ro&{word}=1", timeout=LOCK_SECONDS)
         self._alone = stamp if is_alone else None
         return connection
 
@@ -253,17 +255,6 @@ def _connect_beside(settings: Settings) -> sqlite3.Connection:
     set_up(settings.path, settings.durability)
     connection = open_store(settings.path, settings.durability)
     connection.execute("PRAGMA query_only=1")
-    return connection
-
-
-def _connect_read_only(store: Path, how: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{store.absolute().as_uri()}?mode=ro&{how}=1",
-        uri=True,
-        timeout=LOCK_SECONDS,
-        isolation_level=None,
-    )
-    connection.text_factory = bytes
     return connection
 
 
